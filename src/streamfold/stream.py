@@ -1,0 +1,639 @@
+"""One live stream: bytes or chunks go in, one complete response comes out.
+
+`StreamAccumulator` puts the parts together: a framer cuts the bytes into frames, a `Sequence` orders numbered chunks,
+a `Fold` grows the native response, and `finish` decides how the stream ended, reads the response into the record and
+hands out one FINAL that never changes again.
+
+It does no I/O and never sleeps; the clock is an argument, read once per call. It may be fed from any thread: one lock
+per stream, taken once per call. Nothing here raises into the caller's stream (unless `strict`): what cannot be read
+is counted in `Integrity`.
+
+How a stream ends (`OUTCOMES`) is a table, read from the top: the first line that holds is the outcome. Two facts
+shape it. A finish reason is not the end, since usage may follow; the end is the protocol's own marker. And what the
+transport saw (a hang-up, a reset) only counts if the protocol had not ended by then.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from threading import Lock
+from typing import Any, NamedTuple, Protocol, Self
+
+import msgspec
+
+from streamfold.errors import UsageError
+from streamfold.framing import AutoFramer, Framer
+from streamfold.processed import ProcessedStreamResponse, ResponseType
+from streamfold.sequence import Sequence
+from streamfold.tape import Tape
+from streamfold.types import (
+    JSON,
+    AccumulatedData,
+    CacheDebug,
+    Cost,
+    ErrorDetails,
+    Integrity,
+    Outcome,
+    StreamChunk,
+)
+from streamfold.wire import Fold, fold_class, recognise
+from streamfold.wire.errors import error_details
+from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, decode
+from streamfold.wire.surrogates import without_surrogates
+
+__all__ = ["Catalog", "StreamAccumulator", "builtin", "fold", "read"]
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Default limit on what one stream may feed before its response stops growing."""
+
+MAX_UNRECOGNISED = 32
+"""Frames that `format="auto"` looks at before it gives up."""
+
+READ_SIZE = 32 * 1024
+
+
+class Catalog(Protocol):
+    """Prices a usage. Answers the cost, or None with the reason why there is none."""
+
+    def cost_of(self, data: AccumulatedData) -> tuple[Cost | None, str | None]: ...
+
+
+_Waiting = tuple[Any, str | None, int, int | None]
+"""A numbered chunk in wait: the chunk, its event name, when it came, its index."""
+
+
+class _End(NamedTuple):
+    """What is known when a stream ends."""
+
+    told: Outcome | None
+    ended: bool
+    finished: bool
+    failed: bool
+    gaps: bool
+    chunks: int
+    marker_due: bool
+
+
+OUTCOMES: tuple[tuple[Callable[[_End], bool], Callable[[_End], Outcome]], ...] = (
+    (lambda end: end.failed, lambda end: Outcome.ERROR),
+    (lambda end: end.ended and end.chunks > 0 and not end.gaps, lambda end: Outcome.SUCCESS),
+    (lambda end: end.told is not None and end.told is not Outcome.SUCCESS, lambda end: end.told or Outcome.ERROR),
+    (lambda end: end.chunks == 0, lambda end: Outcome.EMPTY),
+    (lambda end: end.gaps, lambda end: Outcome.TRUNCATED),
+    (lambda end: end.finished and not end.marker_due, lambda end: Outcome.SUCCESS),
+    (lambda end: True, lambda end: Outcome.TRUNCATED),
+)
+"""The outcome table: (condition, outcome), first match wins."""
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class StreamAccumulator:
+    """One stream of one wire format.
+
+    `format` is a name of `format_names()` or `auto`. `start_timestamp` is when the request was sent (a datetime, or
+    seconds since the epoch); by default now. `clock` is monotonic nanoseconds, `wall` seconds since the epoch.
+    `max_bytes` limits what the response may grow from, `tape_bytes` is how much of the raw frames to keep (0: none),
+    `first_chunk_index` the lowest index of numbered chunks. `strict=True` raises `WireError` for a frame that is not
+    JSON. Raises `UsageError` for an unknown format.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_bytes",
+        "_cache_debug",
+        "_catalog",
+        "_clock",
+        "_dropped",
+        "_final",
+        "_first_chunk",
+        "_first_chunk_index",
+        "_first_content",
+        "_first_output",
+        "_fold",
+        "_framer",
+        "_last_chunk",
+        "_last_output",
+        "_late",
+        "_lock",
+        "_max_bytes",
+        "_max_gap",
+        "_max_waiting",
+        "_raw_request",
+        "_request_id",
+        "_sequence",
+        "_start",
+        "_started_at",
+        "_stream",
+        "_strict",
+        "_tape",
+        "_unrecognised",
+        "model",
+        "provider",
+    )
+
+    def __init__(
+        self,
+        format: str = "auto",
+        *,
+        request_id: str | None = None,
+        provider: str | None = None,
+        model: str | None = None,
+        stream: bool = True,
+        start_timestamp: datetime | float | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+        wall: Callable[[], float] = time.time,
+        strict: bool = False,
+        max_bytes: int = MAX_BYTES,
+        max_waiting: int = 4096,
+        first_chunk_index: int = 0,
+        tape_bytes: int = 0,
+        catalog: Catalog | None = None,
+        raw_request: Any = None,
+    ) -> None:
+        self._lock = Lock()
+        self._request_id = request_id
+        self.provider = provider
+        self.model = model
+        self._stream = stream
+        self._clock = clock
+        self._start = clock()
+        self._started_at = wall()
+        if start_timestamp is not None:
+            asked = start_timestamp.timestamp() if isinstance(start_timestamp, datetime) else float(start_timestamp)
+            self._start -= int((self._started_at - asked) * 1e9)
+            self._started_at = asked
+        self._strict = strict
+        self._max_bytes = max_bytes
+        self._max_waiting = max_waiting
+        self._first_chunk_index = first_chunk_index
+        self._catalog = catalog
+        self._raw_request = raw_request
+        self._framer: Framer | None = None
+        self._sequence: Sequence[_Waiting] | None = None
+        self._tape = Tape(tape_bytes) if tape_bytes > 0 else None
+        self._fold: Fold | None = None
+        self._unrecognised: list[tuple[JSON, str | None]] | None = None
+        if format == "auto":
+            self._unrecognised = []
+        else:
+            self._begin(fold_class(format))
+        self._bytes = 0
+        self._dropped = 0
+        self._first_chunk = self._first_output = self._first_content = self._last_output = self._last_chunk = 0
+        self._max_gap = 0
+        self._late = 0
+        self._cache_debug: CacheDebug | None = None
+        self._final: ProcessedStreamResponse | None = None
+
+    # ------------------------------------------------------------------ feeding
+
+    def feed(self, data: bytes) -> None:
+        """Takes bytes exactly as read from the wire, cut anywhere.
+
+        Bytes after the end are counted (`late`) and change nothing.
+        """
+        with self._lock:
+            if self._final is not None:
+                self._late += 1
+                return
+            now = self._clock()
+            if len(data) <= READ_SIZE:
+                self._take(data, now)
+                return
+            # A long body is taken in stretches that stay in the processor's cache.
+            for at in range(0, len(data), READ_SIZE):
+                self._take(data[at : at + READ_SIZE], now)
+
+    def _take(self, data: bytes, now: int) -> None:
+        framer = self._framer
+        if framer is None:
+            framer = self._framer = AutoFramer()
+        payloads, names = framer.feed(data)
+        self._bytes += len(data)
+        if payloads:
+            self._add_frames(payloads, names, now)
+        if type(framer) is AutoFramer and framer.inner is not None:
+            self._framer = framer.inner
+
+    def add(self, chunk: Any, chunk_index: int | None = None, *, name: str | None = None) -> bool:
+        """Takes one chunk that somebody else framed.
+
+        `chunk` is a payload (bytes or str of JSON, or `[DONE]`), a mapping, a msgspec Struct, or an SDK's pydantic
+        object. With `chunk_index` each index counts once and chunks are put in order. `name` is its event name.
+        Returns whether anything was folded now (false for a repeat, a chunk that has to wait, one after the end).
+        Raises `UsageError` for a chunk of a type that cannot be read.
+        """
+        with self._lock:
+            if self._final is not None:
+                self._late += 1
+                return False
+            now = self._clock()
+            if chunk_index is None:
+                self._add_chunk(chunk, name, now, None)
+                return True
+            if self._sequence is None:
+                self._sequence = Sequence(first=self._first_chunk_index, max_waiting=self._max_waiting)
+            weight = len(chunk) if isinstance(chunk, bytes | str) else 0
+            released = self._sequence.offer(chunk_index, (chunk, name, now, chunk_index), weight)
+            for each in released:
+                self._add_chunk(*each)
+            return bool(released)
+
+    def note_cache(self, cache_debug: CacheDebug) -> None:
+        """Notes what a semantic cache in front of the provider said of this answer."""
+        self._cache_debug = cache_debug
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def request_id(self) -> str:
+        """The id given by the caller, or one made up when it is first asked for."""
+        if self._request_id is None:
+            self._request_id = uuid.uuid4().hex
+        return self._request_id
+
+    @property
+    def format(self) -> str | None:
+        """The wire format, or None while `auto` has not recognised it."""
+        return self._fold.format if self._fold is not None else None
+
+    @property
+    def stream_type(self) -> StreamType | None:
+        """What the stream makes, or None while `auto` has not recognised its format."""
+        return self._fold.stream_type if self._fold is not None else None
+
+    def take_format(self, name: str) -> None:
+        """Names the format of a stream opened with `auto`, if it has not been recognised yet."""
+        with self._lock:
+            if self._fold is None and self._unrecognised is not None and self._final is None:
+                self._adopt(fold_class(name), self._clock())
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether `finish` has been called."""
+        return self._final is not None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the protocol's own end was seen, with nothing missing before it."""
+        fold, sequence = self._fold, self._sequence
+        return fold is not None and (fold.ended or fold.error is not None) and not (sequence and sequence.waiting)
+
+    @property
+    def late(self) -> int:
+        """Chunks and reads that came after the end."""
+        return self._late
+
+    @property
+    def chunks_seen(self) -> int:
+        """Chunks folded so far."""
+        return self._fold.chunks if self._fold is not None else 0
+
+    def snapshot(self) -> AccumulatedData:
+        """The record so far, with status `processing`; after the end, the final record. Disturbs nothing."""
+        with self._lock:
+            if self._final is not None:
+                assert self._final.data is not None
+                return self._final.data
+            return self._record(self._clock(), None)
+
+    def chunks(self) -> Iterator[StreamChunk]:
+        """The tape as typed chunk records, each read on its own. Nothing when no tape is kept."""
+        if self._tape is None or self._fold is None:
+            return iter(())
+        return self._tape.chunks(type(self._fold), self._started_at)
+
+    # ------------------------------------------------------------------ ending
+
+    def finish(
+        self, outcome: Outcome | str | None = None, error: Any = None, *, status_code: int | None = None
+    ) -> ProcessedStreamResponse:
+        """Ends the stream and returns its one FINAL; called again, the same object.
+
+        `outcome` is what the transport saw (`cancelled`, `timeout`, `truncated`, `abandoned`, `error`); without it
+        the bytes have simply ended. It gives way to the protocol's own end, if that was seen. `error` is an
+        exception, an error object of the provider or an `ErrorDetails`; `status_code` the HTTP status of the answer.
+        """
+        told = _outcome(outcome)
+        with self._lock:
+            if self._final is None:
+                self._final = self._finish(told, error, status_code)
+            return self._final
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None:
+            self.finish()
+        elif issubclass(kind, Exception):
+            self.finish(Outcome.ERROR, error)
+        else:  # GeneratorExit, CancelledError, KeyboardInterrupt: our own side left
+            self.finish(Outcome.CANCELLED)
+
+    def _finish(self, told: Outcome | None, error: Any, status_code: int | None) -> ProcessedStreamResponse:
+        now = self._clock()
+        if self._sequence is not None:
+            for each in self._sequence.drain():
+                self._add_chunk(*each)
+        if self._framer is not None:
+            payloads, names = self._framer.close()
+            if payloads:
+                self._add_frames(payloads, names, now)
+        data = self._record(now, self._decide(told, error, status_code))
+        if error is not None or (status_code or 0) >= 400:
+            data.error_details = self._told_error(data.error_details, error, status_code)
+        if self._catalog is not None:
+            data.cost, data.cost_reason = self._catalog.cost_of(data)
+        elif data.cost is None:
+            data.cost_reason = "no catalog"
+        self._framer = self._sequence = None
+        return ProcessedStreamResponse(
+            type=ResponseType.FINAL,
+            request_id=self.request_id,
+            stream_type=data.stream_type,
+            format=data.format,
+            provider=self.provider,
+            requested_model=self.model,
+            resolved_model=data.response_model,
+            data=data,
+            raw_request=self._raw_request,
+        )
+
+    def _decide(self, told: Outcome | None, error: Any, status_code: int | None) -> Outcome:
+        fold = self._fold
+        end = _End(
+            told=told,
+            ended=fold is not None and fold.ended,
+            finished=fold is not None and fold.finished,
+            failed=told is Outcome.ERROR
+            or (status_code or 0) >= 400
+            or (error is not None and told is None)
+            or (fold is not None and fold.error is not None),
+            gaps=bool(self._sequence and self._sequence.missing),
+            chunks=self.chunks_seen + (fold.malformed if fold is not None else 0),
+            marker_due=fold is not None and fold.end_required,
+        )
+        outcome = next(result(end) for holds, result in OUTCOMES if holds(end))
+        if fold is not None and outcome is Outcome.SUCCESS and fold.has_end_marker and not fold.ended:
+            fold.flag("missing_done")
+        return outcome
+
+    def _told_error(self, said: ErrorDetails | None, error: Any, status_code: int | None) -> ErrorDetails:
+        """The error as told by the caller, unless the stream itself said more."""
+        if said is None:
+            said = error_details(error if error is not None else {}, status=status_code)
+        elif said.status_code is None and status_code is not None:
+            said = error_details(msgspec.structs.asdict(said), status=status_code)
+        return said
+
+    # ------------------------------------------------------------------ folding
+
+    def _begin(self, kind: type[Fold]) -> Fold:
+        fold = self._fold = kind()
+        fold.strict = self._strict
+        return fold
+
+    def _add_frames(self, payloads: list[bytes], names: list[str | None] | None, now: int) -> None:
+        if self._tape is not None:
+            self._tape.record(payloads, names, now - self._start)
+        fold = self._fold
+        if fold is None:
+            for payload, name in zip(payloads, names or [None] * len(payloads), strict=True):
+                self._add_unrecognised(payload, name, now)
+            return
+        flags = fold.add_all(payloads, names)
+        if flags:
+            self._stamp(flags, now)
+        if self._bytes > self._max_bytes and not fold.full:
+            self._limit(fold)
+
+    def _add_chunk(self, chunk: Any, name: str | None, now: int, index: int | None) -> None:
+        if isinstance(chunk, str):
+            chunk = chunk.encode("utf-8", "surrogatepass")
+        if isinstance(chunk, bytes | bytearray | memoryview):
+            self._bytes += len(chunk)
+            self._add_frames([bytes(chunk)], [name] if name else None, now)
+            return
+        event = builtin(chunk)
+        encoded = _encoded(event)
+        self._bytes += len(encoded)
+        if self._tape is not None:
+            self._tape.record([encoded], [name], now - self._start, index)
+        if self._fold is None:
+            self._recognise(event, name, now)
+            return
+        flags = self._fold.add_decoded(event, name)
+        if flags:
+            self._stamp(flags, now)
+        if self._bytes > self._max_bytes and not self._fold.full:
+            self._limit(self._fold)
+
+    def _limit(self, fold: Fold) -> None:
+        fold.close()
+        fold.flag("size_limit")
+        self._dropped = self._bytes
+
+    def _stamp(self, flags: int, now: int) -> None:
+        """Takes the timings of one read from what its frames brought."""
+        if flags & CHUNK:
+            if not self._first_chunk:
+                self._first_chunk = now
+            elif now - self._last_chunk > self._max_gap:
+                self._max_gap = now - self._last_chunk
+            self._last_chunk = now
+        if flags & OUTPUT:
+            if not self._first_output:
+                self._first_output = now
+            self._last_output = now
+        if flags & CONTENT and not self._first_content:
+            self._first_content = now
+
+    def _add_unrecognised(self, payload: bytes, name: str | None, now: int) -> None:
+        if self._fold is not None:
+            if flags := self._fold.add_all([payload], [name]):
+                self._stamp(flags, now)
+            return
+        try:
+            event = decode(payload)
+        except (ValueError, RecursionError):
+            return
+        if isinstance(event, dict):
+            self._recognise(event, name, now)
+
+    def _recognise(self, event: JSON, name: str | None, now: int) -> None:
+        """Tries to name the format; what came before it was recognised is folded then."""
+        pending = self._unrecognised
+        if pending is None:
+            return
+        pending.append((event, name))
+        kind = recognise(event, name)
+        if kind is not None:
+            self._adopt(kind, now)
+        elif len(pending) >= MAX_UNRECOGNISED:
+            self._unrecognised = None
+
+    def _adopt(self, kind: type[Fold], now: int) -> None:
+        fold = self._begin(kind)
+        flags = 0
+        for event, name in self._unrecognised or ():
+            flags |= fold.add_decoded(event, name)
+        self._unrecognised = None
+        if flags:
+            self._stamp(flags, now)
+
+    # ------------------------------------------------------------------ the record
+
+    def _record(self, now: int, status: Outcome | None) -> AccumulatedData:
+        fold = self._fold
+        data = AccumulatedData(
+            request_id=self.request_id,
+            provider=self.provider,
+            model=self.model,
+            stream=self._stream,
+            status=status.value if status is not None else "processing",
+            start_timestamp=_utc(self._started_at),
+            cache_debug=self._cache_debug,
+            integrity=self._integrity(),
+        )
+        if fold is not None:
+            data.format = fold.format
+            data.stream_type = fold.stream_type
+            data.chunks = fold.chunks
+            data.error_details = fold.error
+            self._view(fold, data)
+        if status is not None:
+            data.end_timestamp = _utc(self._started_at + (now - self._start) / 1e9)
+            data.latency_ms = _ms(now - self._start)
+        self._add_timings(data)
+        if self._tape is not None:
+            data.raw_response = self._tape.as_json()
+        return data
+
+    def _view(self, fold: Fold, data: AccumulatedData) -> None:
+        response = fold.response()
+        if response is None:
+            return
+        data.response = response = without_surrogates(response)
+        try:
+            fold.view(response, data)
+            fold.finish_view(data)
+        except Exception:
+            data.integrity.anomalies.append("accumulator_error")
+        if data.output_message is not None and data.tool_calls is None:
+            data.tool_calls = data.output_message.tool_calls
+        if data.tool_calls:
+            data.arguments_complete = all(call.arguments_complete for call in data.tool_calls)
+
+    def _add_timings(self, data: AccumulatedData) -> None:
+        if not self._stream:
+            return
+        data.time_to_first_chunk_ms = self._since_start(self._first_chunk)
+        data.time_to_first_token_ms = self._since_start(self._first_output)
+        data.time_to_first_content_ms = self._since_start(self._first_content)
+        if self._max_gap:
+            data.max_gap_ms = _ms(self._max_gap)
+        tokens = data.token_usage.completion_tokens if data.token_usage is not None else None
+        span = self._last_output - self._first_output
+        if tokens is not None and tokens > 1 and span > 0:
+            data.time_per_output_token_ms = _ms(span) / (tokens - 1)
+
+    def _since_start(self, at: int) -> float | None:
+        return _ms(at - self._start) if at else None
+
+    def _integrity(self) -> Integrity:
+        fold, framer, sequence = self._fold, self._framer, self._sequence
+        anomalies = list(fold.anomalies) if fold is not None else []
+        if fold is None and self._bytes:
+            anomalies.append("unknown_format")
+        if framer is not None:
+            anomalies += sorted(framer.anomalies - set(anomalies))
+        return Integrity(
+            missing=sequence.missing if sequence is not None else [],
+            duplicates=sequence.duplicates if sequence is not None else 0,
+            reordered=sequence.reordered if sequence is not None else 0,
+            late=sequence.late if sequence is not None else 0,
+            malformed=(fold.malformed if fold is not None else 0) + (framer.malformed if framer is not None else 0),
+            anomalies=anomalies,
+            dropped_bytes=(framer.dropped_bytes if framer is not None else 0) + self._over(),
+            end_marker=fold is not None and fold.ended,
+        )
+
+    def _over(self) -> int:
+        """Bytes that came after the size limit was reached."""
+        return self._bytes - self._dropped if self._dropped else 0
+
+
+def fold(body: bytes | Iterable[bytes], format: str = "auto", **options: Any) -> ProcessedStreamResponse:
+    """Folds a whole recorded stream: its bytes, or its pieces in order. `options` are those of `StreamAccumulator`.
+
+    Raises `UsageError` when `format` is unknown, or is `auto` and the stream is of no format known here.
+    """
+    stream = StreamAccumulator(format, **options)
+    for piece in (body,) if isinstance(body, bytes | bytearray | memoryview) else body:
+        stream.feed(bytes(piece))
+    done = stream.finish()
+    if format == "auto" and done.format is None and stream._bytes:
+        raise UsageError("could not recognise the format of this stream; name it with format=")
+    return done
+
+
+def read(body: bytes | JSON, format: str = "auto", **options: Any) -> ProcessedStreamResponse:
+    """Reads an unstreamed response (or error body) through the same view as a folded stream.
+
+    `options` are those of `StreamAccumulator`, and `status_code`, the HTTP status of the answer.
+    Raises `UsageError` when `format` is unknown, or is `auto` and the body is of no format known here.
+    """
+    status_code = options.pop("status_code", None)
+    stream = StreamAccumulator(format, stream=False, **options)
+    if isinstance(body, dict):
+        stream.add(body)
+    else:
+        stream.feed(body)
+    done = stream.finish(status_code=status_code)
+    if format == "auto" and done.format is None:
+        raise UsageError("could not recognise the format of this response; name it with format=")
+    return done
+
+
+def _ms(nanoseconds: int) -> float:
+    return nanoseconds / 1e6
+
+
+def _outcome(outcome: Outcome | str | None) -> Outcome | None:
+    if outcome is None or isinstance(outcome, Outcome):
+        return outcome
+    try:
+        return Outcome(outcome)
+    except ValueError:
+        raise UsageError(f"unknown outcome {outcome!r}; known are {', '.join(Outcome)}") from None
+
+
+def builtin(chunk: Any) -> JSON:
+    """A decoded chunk of any kind as a dict. The caller's object is never changed by what follows."""
+    if isinstance(chunk, dict):
+        return chunk
+    dump = getattr(type(chunk), "model_dump", None)
+    if dump is not None:
+        dumped: JSON = dump(chunk, exclude_unset=True)
+        return dumped
+    if isinstance(chunk, msgspec.Struct):
+        return dict(msgspec.to_builtins(chunk))
+    if isinstance(chunk, Mapping):
+        return dict(chunk)
+    raise UsageError(
+        f"cannot read a chunk of type {type(chunk).__name__}; give bytes, str, a mapping, a msgspec Struct or a pydantic object"
+    )
+
+
+def _encoded(event: JSON) -> bytes:
+    try:
+        return msgspec.json.encode(event)
+    except (TypeError, ValueError, RecursionError):
+        return repr(event).encode("utf-8", "replace")

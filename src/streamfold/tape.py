@@ -1,0 +1,114 @@
+"""The tape: the raw frames of a stream with their arrival times. Optional, bounded, and what replay reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from streamfold.types import (
+    AccumulatedData,
+    AudioStreamChunk,
+    ChatStreamChunk,
+    ImageStreamChunk,
+    ResponsesStreamChunk,
+    StreamChunk,
+    StreamType,
+    TranscriptionStreamChunk,
+)
+from streamfold.wire.fold import Fold, decode
+from streamfold.wire.surrogates import without_surrogates
+
+__all__ = ["Tape", "TapeEntry"]
+
+
+class TapeEntry(msgspec.Struct, frozen=True, gc=False):
+    """One frame: nanoseconds since the request was sent, its event name and index where it had them, its payload."""
+
+    offset_ns: int
+    payload: bytes
+    name: str | None = None
+    index: int | None = None
+
+
+class Tape:
+    """Keeps frames until `max_bytes` are kept; then counts what it could not keep."""
+
+    __slots__ = ("_bytes", "_max_bytes", "dropped", "entries")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self.entries: list[TapeEntry] = []
+        self.dropped = 0
+
+    def record(
+        self, payloads: Sequence[bytes], names: Sequence[str | None] | None, offset_ns: int, index: int | None = None
+    ) -> None:
+        """Keeps the frames of one read."""
+        for place, payload in enumerate(payloads):
+            self._bytes += len(payload)
+            if self._bytes > self._max_bytes:
+                self.dropped += 1
+                continue
+            self.entries.append(TapeEntry(offset_ns, payload, names[place] if names else None, index))
+
+    def as_json(self) -> str:
+        """The payloads as one JSON array (what is not JSON, as a string), with a mark at the end if some were dropped."""
+        items = [_raw(entry.payload) for entry in self.entries]
+        if self.dropped:
+            items.append(
+                msgspec.Raw(msgspec.json.encode({"streamfold": {"truncated": True, "dropped_frames": self.dropped}}))
+            )
+        return msgspec.json.encode(items).decode()
+
+    def chunks(self, kind: type[Fold], started_at: float) -> Iterator[StreamChunk]:
+        """Each frame read on its own, by the stream type's record."""
+        for entry in self.entries:
+            yield _chunk(entry, kind, started_at)
+
+
+def _raw(payload: bytes) -> msgspec.Raw:
+    try:
+        decode(payload)
+    except (ValueError, RecursionError):
+        return msgspec.Raw(msgspec.json.encode(payload.decode("utf-8", "replace")))
+    return msgspec.Raw(payload)
+
+
+def _chunk(entry: TapeEntry, kind: type[Fold], started_at: float) -> StreamChunk:
+    alone = kind()
+    alone.add(entry.payload, entry.name)
+    data = AccumulatedData()
+    response = alone.response()
+    if response is not None:
+        alone.view(without_surrogates(response), data)
+    usage = data.token_usage
+    said = {
+        "timestamp": datetime.fromtimestamp(started_at + entry.offset_ns / 1e9, UTC).isoformat(timespec="microseconds"),
+        "finish_reason": data.finish_reason,
+        "token_usage": usage if usage is not None and usage.source != "missing" else None,
+        "error_details": alone.error,
+        "chunk_index": entry.index,
+        "raw": entry.payload.decode("utf-8", "replace"),
+    }
+    if kind.stream_type is StreamType.RESPONSES:
+        return ResponsesStreamChunk(stream_event=_event(entry.payload), **said)  # type: ignore[arg-type]
+    if kind.stream_type is StreamType.AUDIO_SPEECH:
+        return AudioStreamChunk(delta=data.audio_output.data if data.audio_output else None, **said)  # type: ignore[arg-type]
+    if kind.stream_type is StreamType.AUDIO_TRANSCRIPTION:
+        return TranscriptionStreamChunk(delta=data.transcription_output, **said)  # type: ignore[arg-type]
+    if kind.stream_type is StreamType.IMAGE_GENERATION:
+        return ImageStreamChunk(delta=data.image_generation_output, **said)  # type: ignore[arg-type]
+    return ChatStreamChunk(  # type: ignore[arg-type]
+        delta=data.output_message, logprobs=data.logprobs, service_tier=data.service_tier, **said
+    )
+
+
+def _event(payload: bytes) -> dict[str, object] | None:
+    try:
+        event = decode(payload)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None

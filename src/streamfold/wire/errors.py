@@ -1,0 +1,101 @@
+"""Errors that arrive where a response was expected, in all their spellings.
+
+A provider that has said HTTP 200 can only report a failure inside the stream, and each does it in its own way:
+`{"error": {...}}` (OpenAI, Anthropic, Gemini), `{"error": "text"}` (Ollama), `{"object": "error", "message": ...}`
+(vLLM), `{"detail": ...}` (a Python server), an SSE event named `error` with anything in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from streamfold.types import ErrorDetails
+
+__all__ = ["error_details", "error_of", "retryable"]
+
+_STATUS_OF = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "api_error": 500,
+    "server_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+"""HTTP status of the error types that OpenAI's and Anthropic's documents give one for."""
+
+
+def error_of(event: Mapping[str, Any], name: str | None = None) -> Any:
+    """The error inside a frame, or None. `name` is the frame's SSE event name."""
+    error = event.get("error")
+    if error:
+        # Anthropic (and gateways that copy it) name the request beside the error.
+        return error
+    if event.get("object") == "error" or event.get("type") == "error" or name == "error":
+        return event
+    if "choices" not in event and "detail" in event and len(event) == 1:
+        return {"message": _message(event["detail"])}
+    return None
+
+
+def error_details(error: Any, *, status: int | None = None) -> ErrorDetails:
+    """An error in any spelling as the record has it. Nothing is invented: what was not said stays null."""
+    if isinstance(error, ErrorDetails):
+        return error
+    if isinstance(error, BaseException):
+        return ErrorDetails(type=type(error).__name__, message=str(error) or None, status_code=status)
+    if not isinstance(error, dict):
+        return ErrorDetails(message=_message(error), status_code=status, retryable=retryable(status))
+    inner = error.get("error")
+    if isinstance(inner, dict):
+        return error_details(inner, status=status if status is not None else _int(error.get("status_code")))
+    kind = _text(error.get("type")) or _text(error.get("status"))
+    code = _text(error.get("code"))
+    if status is None:
+        status = _int(error.get("status_code")) or _http(error.get("code")) or _http(error.get("status"))
+    if status is None:
+        status = _STATUS_OF.get(code or "") or _STATUS_OF.get(kind or "")
+    return ErrorDetails(
+        type=kind,
+        code=code,
+        message=_message(error.get("message", error.get("detail", inner))),
+        status_code=status,
+        param=_text(error.get("param")),
+        retryable=retryable(status),
+    )
+
+
+def retryable(status: int | None) -> bool | None:
+    """Whether the same request may succeed later, as far as the status tells; None when there is no status."""
+    if status is None:
+        return None
+    return status in (408, 409, 425, 429) or status >= 500
+
+
+def _message(value: Any) -> str | None:
+    if value is None:
+        return None
+    return value if isinstance(value, str) else str(value)
+
+
+def _text(value: Any) -> str | None:
+    if value is None or value == "" or isinstance(value, dict | list):
+        return None
+    return str(value)
+
+
+def _int(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _http(value: Any) -> int | None:
+    """A code that is an HTTP status (OpenRouter and Gemini put it there)."""
+    if isinstance(value, str) and value.isdigit():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599 else None

@@ -1,0 +1,225 @@
+"""What every wire format's fold is, and the way of a frame into it.
+
+A fold takes the frames of one stream and holds the growing native response. A format writes `add_event` (one decoded
+frame), `response` (the native response so far) and a `view` (native response -> `AccumulatedData`), and inherits the
+rest: decoding, the end marker, malformed frames, and the short cut for frames that repeat (`repeat.py`).
+
+`add_event` answers with flags that say what the frame brought, from which the stream takes its timings:
+
+    CHUNK    a chunk of the response (a ping is not)
+    OUTPUT   the model's output of any kind: text, reasoning, a tool call, audio, an image
+    CONTENT  output that the reader sees: text, refusal, audio, an image
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from streamfold.errors import WireError
+from streamfold.growth import Text
+from streamfold.types import JSON, AccumulatedData, ErrorDetails, StreamType
+from streamfold.wire.repeat import Repeat, cut
+
+__all__ = ["CHUNK", "CONTENT", "OUTPUT", "Fold", "decode"]
+
+CHUNK: Final = 1
+OUTPUT: Final = 2
+CONTENT: Final = 4
+
+LEARNING: Final = 12
+"""Patterns a stream may try in vain before it gives up looking for one (each try costs about two frames)."""
+
+SAMPLE: Final = 200
+"""Characters of a malformed frame that a strict stream quotes."""
+
+_decode = msgspec.json.Decoder().decode
+
+
+def decode(payload: bytes) -> Any:
+    """One JSON document. Takes what the standard library takes (NaN, lone surrogates) where the fast decoder does not.
+
+    Raises `ValueError` when it is no JSON at all.
+    """
+    try:
+        return _decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return json.loads(payload)
+
+
+class Fold(ABC):
+    """One live stream of one wire format."""
+
+    __slots__ = (
+        "_anomalies",
+        "_chunks",
+        "_credit",
+        "_plain",
+        "_repeat",
+        "_seeking",
+        "ended",
+        "error",
+        "finished",
+        "full",
+        "malformed",
+        "strict",
+    )
+
+    format: ClassVar[str]
+    """The wire format's name, as in `--format`."""
+    stream_type: ClassVar[StreamType]
+    has_end_marker: ClassVar[bool] = True
+    """Whether the protocol has a frame that ends the stream. Where it has none, a finish reason is the end."""
+    end_required: ClassVar[bool] = False
+    """Whether a stream without its end marker is cut off even though a finish reason was said."""
+
+    def __init__(self) -> None:
+        self._chunks = 0
+        self.malformed = 0
+        self.ended = False
+        """The protocol's own end marker was seen."""
+        self.finished = False
+        """A finish reason was said (usage may still follow)."""
+        self.error: ErrorDetails | None = None
+        self.full = False
+        self.strict = False
+        self._anomalies: dict[str, None] | None = None
+        self._credit = LEARNING
+        self._repeat: Repeat | None = None
+        self._plain: tuple[tuple[str | int, ...], Text] | None = None
+        """Set by `add_event` when the whole effect of the frame was one string appended: its path, and where it went."""
+        self._seeking = False
+        """Whether anybody asks for `_plain`."""
+
+    @abstractmethod
+    def add_event(self, event: JSON, name: str | None = None) -> int:
+        """Folds one decoded frame; `name` is the SSE or event-stream event name. Never changes `event`."""
+
+    @abstractmethod
+    def response(self) -> JSON | None:
+        """The native response so far, or None if nothing of it has come. Does not disturb the stream."""
+
+    @staticmethod
+    @abstractmethod
+    def view(response: JSON, data: AccumulatedData) -> None:
+        """Reads a native response, streamed or not, into the neutral record."""
+
+    def finish_view(self, data: AccumulatedData) -> None:  # noqa: B027 (most formats have nothing to add)
+        """Adds to the viewed response what only the stream knew, such as argument text exactly as it was sent."""
+
+    @classmethod
+    def recognises(cls, event: JSON, name: str | None) -> bool:
+        """Whether a first frame (or a whole response) can only be of this format. For `format="auto"`."""
+        return False
+
+    def close(self) -> None:
+        """Stops the response from growing; ends, usage and finish reasons are still taken. See `Text.close`."""
+        self.full = True
+        self._repeat = None
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of the response so far; pings and frames that could not be read are not counted."""
+        return self._chunks + (self._repeat.hits if self._repeat is not None else 0)
+
+    @property
+    def anomalies(self) -> list[str]:
+        """Codes of what was odd, in order of first sight."""
+        return list(self._anomalies or ())
+
+    def flag(self, code: str) -> None:
+        """Notes an oddity once."""
+        if self._anomalies is None:
+            self._anomalies = {}
+        self._anomalies[code] = None
+
+    def add_all(self, payloads: Sequence[bytes], names: Sequence[str | None] | None) -> int:
+        """Folds the frames of one read. Returns the flags of all of them together."""
+        flags = at = 0
+        end = len(payloads)
+        while at < end:
+            if self._repeat is not None:
+                begun = at
+                at, seen = self._repeat.run(payloads, at)
+                if at != begun:
+                    flags |= seen | CHUNK
+                    continue
+            flags |= self.add(payloads[at], names[at] if names is not None else None)
+            at += 1
+        return flags
+
+    def add(self, payload: bytes, name: str | None = None) -> int:
+        """Folds one frame the complete way."""
+        self._settle()
+        try:
+            event = decode(payload)
+        except (ValueError, RecursionError) as error:
+            return self._undecodable(payload, error)
+        if isinstance(event, dict):
+            self._plain = None
+            self._seeking = self._credit > 0 and not self.full
+            flags = self._add_event(event, name)
+            if self._seeking and self._plain is not None and flags & OUTPUT:
+                self._learn(payload, event, flags)
+            return flags
+        return self.add_value(event, name)
+
+    def add_value(self, value: Any, name: str | None) -> int:
+        """A decoded frame that is no object: a list of objects is taken one by one, anything else is odd."""
+        flags = 0
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            for item in value:
+                flags |= self.add_decoded(item, name)
+            return flags
+        self.malformed += 1
+        self.flag("unexpected_json")
+        return 0
+
+    def add_decoded(self, event: JSON, name: str | None = None) -> int:
+        """Folds one frame that somebody else decoded."""
+        self._settle()
+        self._seeking = False
+        return self._add_event(event, name)
+
+    def _add_event(self, event: JSON, name: str | None) -> int:
+        try:
+            flags = self.add_event(event, name)
+        except Exception:
+            # A fault of ours must not reach the traffic, and not hide either.
+            self.flag("accumulator_error")
+            flags = CHUNK
+        self._chunks += flags & CHUNK
+        return flags
+
+    def _undecodable(self, payload: bytes, error: Exception) -> int:
+        text = payload.strip()
+        if text == b"[DONE]":
+            self.ended = True
+            return 0
+        if not text:
+            return 0
+        self.malformed += 1
+        self.flag("malformed_json")
+        if self.strict:
+            sample = payload[:SAMPLE].decode("utf-8", "replace")
+            raise WireError(f"{self.format}: a frame is not JSON ({error}): {sample!r}") from error
+        return 0
+
+    def _learn(self, payload: bytes, event: JSON, flags: int) -> None:
+        path, target = self._plain  # type: ignore[misc]
+        self._credit -= 1
+        self._repeat = cut(payload, event, path, target, flags)
+
+    def _settle(self) -> None:
+        """Takes the account of a pattern that another frame has ended."""
+        repeat = self._repeat
+        if repeat is None:
+            return
+        self._repeat = None
+        if repeat.hits:
+            self._chunks += repeat.settle()
+            self._credit = min(LEARNING, self._credit + 1)

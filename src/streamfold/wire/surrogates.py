@@ -1,0 +1,36 @@
+"""Halves of characters.
+
+JSON spells a character beyond the basic plane as a pair of `\\uXXXX` escapes, and some servers cut between the two, so
+that each delta holds half an emoji. Python keeps such halves in a str, but nothing can encode them. Joined text puts
+the halves together again; a half that stays alone becomes U+FFFD, since no UTF-8 text can hold it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+__all__ = ["without_surrogates"]
+
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def without_surrogates(value: Any) -> Any:
+    """The value with all halves joined or replaced; the value itself when it has none."""
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return _clean(value)
+    return value
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _HALF.search(value) else value
+    if isinstance(value, dict):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    return value
