@@ -288,7 +288,9 @@ def _process(stream: StreamAccumulator, ctx: StreamContext, chunk: Any, error: A
             event, index = _without_extra_fields(stream, event, index)
         if not stream.is_finished:
             stream.add(event, chunk_index=index)
-    if ctx.stream_end or error is not None or stream.has_ended or stream.is_finished:
+    # A slower observer may still be showing earlier chunks of a stream that another one has brought to its end.
+    behind = index is not None and index < stream.last_index
+    if ctx.stream_end or error is not None or (not behind and (stream.has_ended or stream.is_finished)):
         outcome = ctx.outcome if ctx.outcome is not None else (Outcome.ERROR if error is not None else None)
         return stream.finish(outcome, error)
     return ProcessedStreamResponse(

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from streamfold.types import (
+    JSON,
     AccumulatedData,
     AudioStreamChunk,
     ChatStreamChunk,
@@ -55,7 +56,7 @@ class Tape:
             self.entries.append(TapeEntry(offset_ns, payload, names[place] if names else None, index))
 
     def as_json(self) -> str:
-        """The payloads as one JSON array (what is not JSON, as a string), with a mark at the end if some were dropped."""
+        """The payloads as one JSON array (what is not JSON, as a string), with a mark at the end if any were dropped."""
         items = [_raw(entry.payload) for entry in self.entries]
         if self.dropped:
             items.append(
@@ -84,29 +85,32 @@ def _chunk(entry: TapeEntry, kind: type[Fold], started_at: float) -> StreamChunk
     response = alone.response()
     if response is not None:
         alone.view(without_surrogates(response), data)
-    usage = data.token_usage
-    said = {
-        "timestamp": datetime.fromtimestamp(started_at + entry.offset_ns / 1e9, UTC).isoformat(timespec="microseconds"),
-        "finish_reason": data.finish_reason,
-        "token_usage": usage if usage is not None and usage.source != "missing" else None,
-        "error_details": alone.error,
-        "chunk_index": entry.index,
-        "raw": entry.payload.decode("utf-8", "replace"),
-    }
-    if kind.stream_type is StreamType.RESPONSES:
-        return ResponsesStreamChunk(stream_event=_event(entry.payload), **said)  # type: ignore[arg-type]
-    if kind.stream_type is StreamType.AUDIO_SPEECH:
-        return AudioStreamChunk(delta=data.audio_output.data if data.audio_output else None, **said)  # type: ignore[arg-type]
-    if kind.stream_type is StreamType.AUDIO_TRANSCRIPTION:
-        return TranscriptionStreamChunk(delta=data.transcription_output, **said)  # type: ignore[arg-type]
-    if kind.stream_type is StreamType.IMAGE_GENERATION:
-        return ImageStreamChunk(delta=data.image_generation_output, **said)  # type: ignore[arg-type]
-    return ChatStreamChunk(  # type: ignore[arg-type]
-        delta=data.output_message, logprobs=data.logprobs, service_tier=data.service_tier, **said
-    )
+    chunk = _typed(kind.stream_type, data, entry.payload)
+    at = datetime.fromtimestamp(started_at + entry.offset_ns / 1e9, UTC)
+    chunk.timestamp = at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    chunk.finish_reason = data.finish_reason
+    if data.token_usage is not None and data.token_usage.source != "missing":
+        chunk.token_usage = data.token_usage
+    chunk.error_details = alone.error
+    chunk.chunk_index = entry.index
+    chunk.raw = entry.payload.decode("utf-8", "replace")
+    return chunk
 
 
-def _event(payload: bytes) -> dict[str, object] | None:
+def _typed(stream_type: StreamType, data: AccumulatedData, payload: bytes) -> StreamChunk:
+    """The record of the stream's type, with what only that type has."""
+    if stream_type is StreamType.RESPONSES:
+        return ResponsesStreamChunk(stream_event=_event(payload))
+    if stream_type is StreamType.AUDIO_SPEECH:
+        return AudioStreamChunk(delta=data.audio_output.data if data.audio_output is not None else None)
+    if stream_type is StreamType.AUDIO_TRANSCRIPTION:
+        return TranscriptionStreamChunk(delta=data.transcription_output)
+    if stream_type is StreamType.IMAGE_GENERATION:
+        return ImageStreamChunk(delta=data.image_generation_output)
+    return ChatStreamChunk(delta=data.output_message, logprobs=data.logprobs, service_tier=data.service_tier)
+
+
+def _event(payload: bytes) -> JSON | None:
     try:
         event = decode(payload)
     except (ValueError, RecursionError):
