@@ -298,13 +298,15 @@ def test_a_chunk_of_an_unreadable_kind_is_a_usage_error():
 
 def test_unknown_names_are_usage_errors():
     """An unknown format or outcome is named, with those that are known."""
-    with pytest.raises(UsageError, match="unknown format 'opanai'.*openai-chat"):
+    with pytest.raises(UsageError, match=r"unknown format 'opanai'.*openai-chat"):
         StreamAccumulator("opanai")
     with pytest.raises(UsageError, match=r"unknown outcome 'done'.*cancelled"):
         StreamAccumulator("openai-chat").finish("done")
 
 
-MALFORMED = sse([chunk("a")]) + b'data: {"choices":[{"index":0,"delta":{"con\n\n' + sse([chunk("b", finish="stop")], done=True)
+MALFORMED = (
+    sse([chunk("a")]) + b'data: {"choices":[{"index":0,"delta":{"con\n\n' + sse([chunk("b", finish="stop")], done=True)
+)
 
 
 def test_a_malformed_frame_does_not_break_the_stream():
@@ -318,7 +320,7 @@ def test_a_malformed_frame_does_not_break_the_stream():
 
 def test_strict_raises_for_a_malformed_frame():
     """With strict=True the same frame raises, and the error quotes it."""
-    with pytest.raises(WireError, match="openai-chat: a frame is not JSON.*delta"):
+    with pytest.raises(WireError, match=r"openai-chat: a frame is not JSON.*delta"):
         streamfold.fold(MALFORMED, "openai-chat", strict=True)
 
 
@@ -336,7 +338,7 @@ def test_a_fault_of_ours_is_flagged_and_does_not_reach_the_caller(monkeypatch):
 
 
 def test_the_size_limit_keeps_what_came_and_marks_it():
-    """Beyond the limit text no longer grows, the end and the usage are still taken, and the record says what it lost."""
+    """Beyond the limit text no longer grows, end and usage are still taken, and the record says what it lost."""
     stream = StreamAccumulator("openai-chat", max_bytes=20_000)
     for _ in range(1000):
         stream.feed(sse([chunk("word ")]))
@@ -412,7 +414,7 @@ def test_a_with_block_ends_the_stream_as_it_was_left():
 
 
 def test_one_stream_fed_by_many_threads_gets_every_chunk_once():
-    """Eight threads hand over the same numbered chunks in orders of their own; the text is whole and each counts once."""
+    """Eight threads hand over the same numbered chunks in orders of their own, and each chunk counts once."""
     words = [f"w{number} " for number in range(400)]
     payloads = [msgspec.json.encode(chunk(word)) for word in words]
     stream = StreamAccumulator("openai-chat")

@@ -639,7 +639,7 @@ def builtin(chunk: Any) -> JSON:
         return chunk
     dump = getattr(type(chunk), "model_dump", None)
     if dump is not None:
-        dumped: JSON = dump(chunk, exclude_unset=True)
+        dumped: JSON = dump(chunk, exclude_unset=True, by_alias=True)  # the names of the wire
         return dumped
     if isinstance(chunk, msgspec.Struct):
         return dict(msgspec.to_builtins(chunk))
