@@ -543,7 +543,10 @@ class StreamAccumulator:
             fold.view(response, data)
             fold.finish_view(data)
         except Exception:
-            data.integrity.anomalies.append("accumulator_error")
+            fold.flag("accumulator_error")
+        # Reading the whole response may show what no single frame did.
+        said = data.integrity.anomalies
+        said += [code for code in fold.anomalies if code not in said]
         if data.output_message is not None and data.tool_calls is None:
             data.tool_calls = data.output_message.tool_calls
         if data.tool_calls:
@@ -639,7 +642,7 @@ def builtin(chunk: Any) -> JSON:
         return chunk
     dump = getattr(type(chunk), "model_dump", None)
     if dump is not None:
-        dumped: JSON = dump(chunk, exclude_unset=True, by_alias=True)  # the names of the wire
+        dumped: JSON = dump(chunk, mode="json", exclude_unset=True, by_alias=True)  # as it stood on the wire
         return dumped
     if isinstance(chunk, msgspec.Struct):
         return dict(msgspec.to_builtins(chunk))

@@ -43,9 +43,6 @@ from streamfold.wire.usage import count
 
 __all__ = ["AnthropicMessages", "anthropic_finish_reason", "anthropic_usage"]
 
-UNKNOWN_EVENTS: Final = 64
-"""Events of unknown kinds that are kept; the rest are only flagged."""
-
 IDENTITY: Final = frozenset({"id", "type", "role", "model"})
 """Fields of a message that are said once."""
 
@@ -212,7 +209,7 @@ def _refuse(constant: str) -> Any:
 class AnthropicMessages(Fold):
     """Folds `RawMessageStreamEvent`s into a `Message`, and legacy `completion` events into a completion."""
 
-    __slots__ = ("_blocks", "_completion", "_counted", "_failure", "_last", "_message", "_newest", "_unknown")
+    __slots__ = ("_blocks", "_completion", "_counted", "_failure", "_last", "_message", "_newest")
 
     format: ClassVar[str] = "anthropic-messages"
     stream_type: ClassVar[StreamType] = StreamType.CHAT_COMPLETION
@@ -227,7 +224,6 @@ class AnthropicMessages(Fold):
         """The output tokens were counted; until then the stream has only a placeholder for them."""
         self._completion: Fields | None = None
         self._failure: JSON | None = None
-        self._unknown: list[JSON] | None = None
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
         kind = event.get("type")
@@ -238,7 +234,7 @@ class AnthropicMessages(Fold):
             return handler(self, event)
         if error_of(event) is not None:
             return self._add_error(event)
-        return self._add_unknown(event)
+        return self.keep_unknown(event)
 
     @classmethod
     def recognises(cls, event: JSON, name: str | None) -> bool:
@@ -483,19 +479,11 @@ class AnthropicMessages(Fold):
 
     def _add_derived(self, event: JSON) -> int:
         """An event that an SDK derives from the raw one it follows; it says nothing new."""
-        return 0 if "snapshot" in event or event.get("type") == "signature" else self._add_unknown(event)
+        return 0 if "snapshot" in event or event.get("type") == "signature" else self.keep_unknown(event)
 
     def _add_error(self, event: JSON) -> int:
         self.error = error_details(error_of(event, "error"))
         self._failure = event
-        return CHUNK
-
-    def _add_unknown(self, event: JSON) -> int:
-        self.flag("unknown_event")
-        if self._unknown is None:
-            self._unknown = []
-        if len(self._unknown) < UNKNOWN_EVENTS and not self.full:
-            self._unknown.append(event)
         return CHUNK
 
     def _add_completion(self, event: JSON) -> int:
@@ -537,10 +525,8 @@ class AnthropicMessages(Fold):
             for key, value in self._failure.items():
                 if key not in known:
                     response.setdefault(key, value)
-        if self._unknown is not None:
-            response = response or {}
-            response["unknown_events"] = list(self._unknown)
-        return response
+        unknown = self.unknown_events
+        return {**(response or {}), **unknown} if unknown else response
 
     def _response_so_far(self) -> JSON | None:
         if self._message is None and not self._blocks:

@@ -34,6 +34,9 @@ CONTENT: Final = 4
 LEARNING: Final = 12
 """Patterns a stream may try in vain before it gives up looking for one (each try costs about two frames)."""
 
+UNKNOWN_EVENTS: Final = 64
+"""Events of unknown kinds that a response keeps; tomorrow's stream must not fill today's memory."""
+
 SAMPLE: Final = 200
 """Characters of a malformed frame that a strict stream quotes."""
 
@@ -61,6 +64,7 @@ class Fold(ABC):
         "_plain",
         "_repeat",
         "_seeking",
+        "_unknown",
         "ended",
         "error",
         "finished",
@@ -91,7 +95,8 @@ class Fold(ABC):
         self._credit = LEARNING
         self._repeat: Repeat | None = None
         self._plain: tuple[tuple[str | int, ...], Text] | None = None
-        """Set by `add_event` when the whole effect of the frame was one string appended: its path, and where it went."""
+        """Set by `add_event` when all that the frame did was to append one string: its path, and where it went."""
+        self._unknown: list[JSON] | None = None
         self._seeking = False
         """Whether anybody asks for `_plain`."""
 
@@ -130,6 +135,20 @@ class Fold(ABC):
     def anomalies(self) -> list[str]:
         """Codes of what was odd, in order of first sight."""
         return list(self._anomalies or ())
+
+    def keep_unknown(self, event: JSON) -> int:
+        """Keeps an event of an unknown kind, which `unknown_events` hands to the response; the first of them only."""
+        self.flag("unknown_event")
+        if self._unknown is None:
+            self._unknown = []
+        if len(self._unknown) < UNKNOWN_EVENTS and not self.full:
+            self._unknown.append(event)
+        return CHUNK
+
+    @property
+    def unknown_events(self) -> JSON:
+        """What `keep_unknown` kept, as a field for the native response; empty if there was none."""
+        return {"unknown_events": list(self._unknown)} if self._unknown else {}
 
     def flag(self, code: str) -> None:
         """Notes an oddity once."""

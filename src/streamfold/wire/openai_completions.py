@@ -25,9 +25,6 @@ from streamfold.wire.usage import openai_usage
 
 __all__ = ["OpenAICompletions"]
 
-UNKNOWN_EVENTS = 64
-"""Unknown events that a response keeps."""
-
 PER_TOKEN = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 """The arrays of `logprobs` with one entry for each token."""
 
@@ -104,7 +101,7 @@ KNOWN = frozenset({"id", "object", "created", "model", "choices", "usage", "syst
 class OpenAICompletions(Fold):
     """Folds `text_completion` chunks into one `text_completion`."""
 
-    __slots__ = ("_choices", "_finishes", "_top", "_unknown")
+    __slots__ = ("_choices", "_finishes", "_top")
 
     format: ClassVar[str] = "openai-completions"
     stream_type: ClassVar[StreamType] = StreamType.TEXT_COMPLETION
@@ -114,18 +111,15 @@ class OpenAICompletions(Fold):
         self._top = COMPLETION()
         self._choices: dict[int, Fields] | None = None
         self._finishes: set[int] = set()
-        self._unknown: list[JSON] | None = None
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
         error = error_of(event, name)
         if error is not None:
             self.error = error_details(error)
         elif event and event.keys().isdisjoint(KNOWN):
-            return self._add_value(event) if isinstance(event.get("value"), str) else self._add_unknown(event)
+            return self._add_value(event) if isinstance(event.get("value"), str) else self.keep_unknown(event)
         self._top.add(event)
         choices = event.get("choices")
-        if isinstance(choices, Mapping):
-            choices = [choices]
         if not isinstance(choices, list | tuple):
             if choices is not None:
                 self.flag("unexpected_shape")
@@ -161,7 +155,7 @@ class OpenAICompletions(Fold):
         for key, value in choice.items():
             if key == "text" and value is not None and not isinstance(value, str):
                 self.flag("unexpected_shape")
-            else:
+            elif key != "delta" or value:  # servers that also chat may end with an empty delta
                 cell.cell(key).add(value)
         return flags
 
@@ -186,14 +180,6 @@ class OpenAICompletions(Fold):
             self._plain = (("value",), text)
         return CHUNK | OUTPUT | CONTENT
 
-    def _add_unknown(self, event: JSON) -> int:
-        self.flag("unknown_event")
-        if self._unknown is None:
-            self._unknown = []
-        if len(self._unknown) < UNKNOWN_EVENTS:
-            self._unknown.append(event)
-        return CHUNK
-
     def _look_for_plain(self, choice: Mapping[str, Any]) -> None:
         """Marks the frame as one whose whole effect is its text appended, if it is. See `repeat.py`."""
         if choice.get("logprobs") or choice.get("token_ids") or choice.get("error") or self.error is not None:
@@ -206,16 +192,15 @@ class OpenAICompletions(Fold):
 
     def response(self) -> JSON | None:
         out = self._top.value()
-        if out is None and self._choices is None and self._unknown is None:
+        unknown = self.unknown_events
+        if out is None and self._choices is None and not unknown:
             return None
         out = out or {}
         out.pop("obfuscation", None)
         out.pop("error", None)
         if self._choices is not None:
             out["choices"] = [self._choices[index].value() or {} for index in sorted(self._choices)]
-        if self._unknown is not None:
-            out["unknown_events"] = list(self._unknown)
-        return out
+        return {**out, **unknown}
 
     @property
     def anomalies(self) -> list[str]:
