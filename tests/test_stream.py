@@ -133,6 +133,13 @@ def test_an_http_error_body_is_an_error_with_its_status():
     assert data.stream is False
 
 
+def test_the_http_status_of_an_answer_beats_what_its_error_type_suggests():
+    """A server_error that came with 503 is a 503."""
+    body = b'{"error":{"message":"x","type":"server_error"}}'
+    error = streamfold.read(body, "openai-chat", status_code=503).data.error_details
+    assert (error.type, error.status_code, error.retryable) == ("server_error", 503, True)
+
+
 def test_finish_is_idempotent():
     """All who ask get the same object, and nothing that comes later changes it."""
     stream = StreamAccumulator("openai-chat")

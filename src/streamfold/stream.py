@@ -41,7 +41,7 @@ from streamfold.types import (
     StreamType,
 )
 from streamfold.wire import Fold, fold_class, recognise
-from streamfold.wire.errors import error_details
+from streamfold.wire.errors import error_details, retryable
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, decode
 from streamfold.wire.surrogates import without_surrogates
 
@@ -404,11 +404,11 @@ class StreamAccumulator:
         return outcome
 
     def _told_error(self, said: ErrorDetails | None, error: Any, status_code: int | None) -> ErrorDetails:
-        """The error as told by the caller, unless the stream itself said more."""
+        """The error as told by the caller, unless the stream itself said more. The answer's HTTP status is a fact."""
         if said is None:
-            said = error_details(error if error is not None else {}, status=status_code)
-        elif said.status_code is None and status_code is not None:
-            said = error_details(msgspec.structs.asdict(said), status=status_code)
+            said = without_surrogates(error_details(error if error is not None else {}, status=status_code))
+        if status_code is not None and status_code >= 400:
+            said = msgspec.structs.replace(said, status_code=status_code, retryable=retryable(status_code))
         return said
 
     # ------------------------------------------------------------------ folding
@@ -524,7 +524,7 @@ class StreamAccumulator:
             data.format = fold.format
             data.stream_type = fold.stream_type
             data.chunks = fold.chunks
-            data.error_details = fold.error
+            data.error_details = without_surrogates(fold.error)
             self._view(fold, data)
         if status is not None:
             data.end_timestamp = _utc(self._started_at + (now - self._start) / 1e9)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from streamfold.errors import UsageError
 from streamfold.types import JSON
-from streamfold.wire.fold import Fold
+from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 
-__all__ = ["FORMATS", "Fold", "fold_class", "format_names", "recognise"]
+__all__ = ["CHUNK", "CONTENT", "FORMATS", "OUTPUT", "Fold", "fold_class", "format_names", "recognise"]
 
 FORMATS: dict[str, str] = {
     "openai-chat": "streamfold.wire.openai_chat:OpenAIChat",
@@ -22,13 +22,26 @@ FORMATS: dict[str, str] = {
     "openai-responses": "streamfold.wire.openai_responses:OpenAIResponses",
     "anthropic-messages": "streamfold.wire.anthropic_messages:AnthropicMessages",
     "gemini": "streamfold.wire.gemini:Gemini",
+    "openai-speech": "streamfold.wire.openai_speech:OpenAISpeech",
+    "openai-transcription": "streamfold.wire.openai_transcription:OpenAITranscription",
+    "openai-images": "streamfold.wire.openai_images:OpenAIImages",
+    "cohere": "streamfold.wire.cohere_chat:CohereChat",
+    "mistral": "streamfold.wire.mistral_chat:MistralChat",
+    "ollama": "streamfold.wire.ollama_chat:OllamaChat",
+    "passthrough": "streamfold.wire.passthrough:Passthrough",
 }
 """Format name -> where its fold is. Loaded when first asked for, so that importing the library stays quick."""
 
 
+@cache
+def _third_party() -> dict[str, EntryPoint]:
+    """The formats that installed packages register. Looked up once: it reads the file system."""
+    return {entry.name: entry for entry in entry_points(group="streamfold.wire") if entry.name not in FORMATS}
+
+
 def format_names() -> list[str]:
     """The names of all formats that can be folded here, our own first."""
-    return [*FORMATS, *sorted({entry.name for entry in entry_points(group="streamfold.wire")} - FORMATS.keys())]
+    return [*FORMATS, *sorted(_third_party())]
 
 
 @cache
@@ -39,7 +52,8 @@ def fold_class(name: str) -> type[Fold]:
         module, _, attribute = path.partition(":")
         found: type[Fold] = getattr(import_module(module), attribute)
         return found
-    for entry in entry_points(group="streamfold.wire", name=name):
+    entry = _third_party().get(name)
+    if entry is not None:
         loaded: type[Fold] = entry.load()
         return loaded
     raise UsageError(f"unknown format {name!r}; known are {', '.join(format_names())} and auto")

@@ -33,4 +33,6 @@ def _clean(value: Any) -> Any:
         return {_clean(key): _clean(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_clean(item) for item in value]
+    if isinstance(value, msgspec.Struct):
+        return type(value)(**_clean(msgspec.structs.asdict(value)))
     return value

@@ -1,0 +1,312 @@
+"""The command line.
+
+Results go to standard output, everything else to standard error. Exit 0: done; 1: something could not be read;
+2: used wrongly. A user never sees a traceback (unless `STREAMFOLD_DEBUG` asks for it).
+
+Each command imports what it needs when it runs: `fold` must start quickly and work where no extra but `cli` is
+installed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from enum import StrEnum
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn
+
+import msgspec
+
+import streamfold
+from streamfold.errors import UsageError
+
+try:
+    import typer
+except ModuleNotFoundError:
+    sys.exit('streamfold: the command line needs an extra: pip install "streamfold[cli]"')
+
+__all__ = ["main"]
+
+READ_SIZE: Final = 64 * 1024
+EXTRA_OF: Final = {
+    "aiohttp": "gateway",
+    "uvicorn": "gateway",
+    "sqlalchemy": "store",
+    "rich": "cli",
+}
+
+app = typer.Typer(
+    name="streamfold",
+    help="Fold LLM streams into the response they would have been unstreamed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+logs = typer.Typer(help="Read the log that `serve` writes.", no_args_is_help=True)
+app.add_typer(logs, name="logs")
+
+
+class Output(StrEnum):
+    """What `fold` prints of a stream."""
+
+    RESPONSE = "response"
+    RECORD = "record"
+    TEXT = "text"
+
+
+Database = Annotated[str, typer.Option("--db", metavar="URL", help="Log database: a path, or sqlite:///path.")]
+
+
+def main() -> None:
+    """The entry point: runs a command and turns what goes wrong into a sentence and an exit code."""
+    try:
+        app()
+    except UsageError as error:
+        _fail(str(error), 2)
+    except Exception as error:
+        if os.environ.get("STREAMFOLD_DEBUG"):
+            raise
+        _fail(f"internal error, please report it: {type(error).__name__}: {error} (STREAMFOLD_DEBUG=1 shows more)", 1)
+
+
+# ---------------------------------------------------------------------- fold
+
+
+@app.command()
+def fold(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Recorded streams; - is standard input.")],
+    format: Annotated[str, typer.Option(help="Wire format, or auto.")] = "auto",
+    output: Annotated[Output, typer.Option(help="The whole record, the native response, or its text.")] = Output.RECORD,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="One compact JSON object per line, with its file.")] = False,
+) -> None:
+    """Fold recorded streams. A stream that ended badly is a result, not a failure."""
+    if format not in (known := ["auto", *streamfold.format_names()]):
+        raise UsageError(f"unknown format {format!r}; known are {', '.join(known)}")
+    lines = jsonl or len(paths) > 1
+    unread = 0
+    for path in paths:
+        data = _folded(path, format)
+        if data is None:
+            unread += 1
+        else:
+            _print(_as_line(path, data, output) if lines else _as_page(data, output))
+    if unread:
+        raise typer.Exit(1)
+
+
+def _folded(path: str, format: str) -> streamfold.AccumulatedData | None:
+    """The record of a file, or None after saying why there is none."""
+    try:
+        data = streamfold.fold(_pieces(path), format).data
+    except OSError as error:
+        _complain(f"{path}: {(error.strerror or type(error).__name__).lower()}")
+        return None
+    except UsageError as error:
+        _complain(f"{path}: {str(error).replace('format=', '--format')}")
+        return None
+    assert data is not None
+    return _without_clock(data)
+
+
+def _pieces(path: str) -> Iterator[bytes]:
+    """The file in pieces, so that a large one is never in memory whole."""
+    if path == "-":
+        while piece := sys.stdin.buffer.read(READ_SIZE):
+            yield piece
+        return
+    with open(path, "rb") as file:
+        while piece := file.read(READ_SIZE):
+            yield piece
+
+
+def _without_clock(data: streamfold.AccumulatedData) -> streamfold.AccumulatedData:
+    """Takes out the times: they would tell how fast the file was read, not how the stream was."""
+    return msgspec.structs.replace(
+        data,
+        latency_ms=None,
+        time_to_first_chunk_ms=None,
+        time_to_first_token_ms=None,
+        time_to_first_content_ms=None,
+        time_per_output_token_ms=None,
+        max_gap_ms=None,
+        start_timestamp=None,
+        end_timestamp=None,
+    )
+
+
+def _as_page(data: streamfold.AccumulatedData, output: Output) -> bytes:
+    if output is Output.TEXT:
+        return _text(data).encode("utf-8", "replace")
+    shown = data if output is Output.RECORD else data.response
+    return msgspec.json.format(msgspec.json.encode(shown), indent=2)
+
+
+def _as_line(path: str, data: streamfold.AccumulatedData, output: Output) -> bytes:
+    name = os.fsencode(path).decode("utf-8", "replace")
+    if output is Output.RECORD:
+        # The record's own JSON with one key more in front, so that it is written by one encoder only.
+        return b'{"file":' + msgspec.json.encode(name) + b"," + msgspec.json.encode(data)[1:]
+    value = data.response if output is Output.RESPONSE else _text(data)
+    return msgspec.json.encode({"file": name, output.value: value})
+
+
+def _text(data: streamfold.AccumulatedData) -> str:
+    return (data.output_message.content if data.output_message is not None else None) or ""
+
+
+# ---------------------------------------------------------------------- the gateway
+
+
+@app.command()
+def serve(
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="TOML file; flags win over it.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8787]")] = None,
+    db: Annotated[str | None, typer.Option(metavar="URL", help="Log database. [default: streamfold.db]")] = None,
+    upstream: Annotated[list[str] | None, typer.Option(metavar="NAME=URL", help="An upstream, by path prefix.")] = None,
+) -> None:
+    """Run the gateway: bytes pass through untouched, every request leaves a row."""
+    _need("aiohttp", "uvicorn", "sqlalchemy")
+    from streamfold.gateway.config import load_config, upstream_flag
+    from streamfold.gateway.server import run, serve
+    from streamfold.store.log_store import LogStore
+
+    settings = load_config(config, host=host, port=port, db=db, upstreams=upstream_flag(upstream or []))
+    _log_to_stderr()
+    with LogStore.open(settings.db, max_waiting=settings.limits.waiting_rows) as store:
+        run(serve(settings, store, _say))
+
+
+@app.command()
+def demo(
+    port: Annotated[int | None, typer.Option(help="Port of the gateway. [default: 8787, or a free one]")] = None,
+    db: Annotated[str | None, typer.Option(metavar="URL", help="Keep the log. [default: a temporary file]")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Stop after the client's round.")] = False,
+    pace: Annotated[float | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Show the gateway at work with a scripted upstream: no keys, no network."""
+    _need("aiohttp", "uvicorn", "sqlalchemy")
+    from streamfold.gateway.demo import demo
+    from streamfold.gateway.server import run
+
+    run(demo(port=port, db=db, once=once, pace=pace, say=_show))
+
+
+# ---------------------------------------------------------------------- the log
+
+
+@logs.command("list")
+def list_(
+    db: Database = "streamfold.db",
+    limit: Annotated[int, typer.Option(min=1, help="How many of the newest rows.")] = 20,
+    status: Annotated[str | None, typer.Option(help="Only rows of this status.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only rows of this model, as asked or as served.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+) -> None:
+    """List the newest requests."""
+    _need("sqlalchemy", "rich")
+    from streamfold.store.log_store import LogStore
+    from streamfold.store.row import HEAVY
+
+    with LogStore.open_existing(db) as store:
+        rows = store.rows(limit, status=status, model=model)
+    if not as_json:
+        _print_table(rows)
+        return
+    for row in rows:
+        shown = {name: value for name, value in msgspec.structs.asdict(row).items() if name not in HEAVY}
+        _print(msgspec.json.encode(shown))
+
+
+@logs.command()
+def show(
+    id: Annotated[str, typer.Argument(help="A request id, or its beginning.")],
+    db: Database = "streamfold.db",
+) -> None:
+    """Show one request with everything that is known of it."""
+    _need("sqlalchemy")
+    from streamfold.store.log_store import LogStore
+
+    with LogStore.open_existing(db) as store:
+        row = store.get(id)
+    if row is None:
+        _fail(f"{db} has no row whose id is, or alone begins with, {id}", 1)
+    shown = msgspec.structs.asdict(row)
+    if row.record is not None:
+        shown["record"] = msgspec.Raw(row.record.encode())
+    _print(msgspec.json.format(msgspec.json.encode(shown), indent=2))
+
+
+def _print_table(rows: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("id", "created", "path", "model", "status", "finish", "tokens", "chunks", "first token", "whole")
+    for row in rows:
+        tokens = f"{_dash(row.prompt_tokens)}/{_dash(row.completion_tokens)}"
+        times = [_dash(value and f"{value:.0f} ms") for value in (row.time_to_first_token_ms, row.latency_ms)]
+        path, model = f"/{row.upstream}{row.path}", _dash(row.response_model or row.model)
+        cells = (row.id[:8], row.created[:19], path, model, row.status, _dash(row.finish_reason), tokens)
+        table.add_row(*cells, str(row.chunks), *times)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _dash(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+# ---------------------------------------------------------------------- the benchmark
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+    help="Measure this library against its floor and its peers, on this machine.",
+)
+def bench(context: typer.Context) -> None:
+    """Hands its arguments to the benchmark's own parser."""
+    if find_spec("streamfold.bench") is None:
+        _fail("this installation has no benchmark", 1)
+    raise typer.Exit(import_module("streamfold.bench").main(context.args) or 0)
+
+
+# ---------------------------------------------------------------------- speaking
+
+
+def _need(*modules: str) -> None:
+    """Ends with the command that installs what is missing."""
+    missing = sorted({EXTRA_OF[name] for name in modules if find_spec(name) is None})
+    if missing:
+        _fail(f'this command needs an extra: pip install "streamfold[{",".join(missing)}]"', 2)
+
+
+def _print(line: bytes) -> None:
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _show(line: str) -> None:
+    _print(line.encode("utf-8", "replace"))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _complain(sentence: str) -> None:
+    _say(f"streamfold: {sentence}".encode("utf-8", "replace").decode())
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    _complain(sentence)
+    sys.exit(code)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -1,0 +1,168 @@
+"""Runs the gateway: the sockets, the signals, the order in which things stop.
+
+What must hold at the end, in this order: no new connections; open streams may finish for a short while; those that
+have not are cut off, each with its row; the log is flushed and closed. uvicorn does the first two, this file the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, TypeVar
+
+import uvicorn
+
+from streamfold.errors import UsageError
+from streamfold.gateway.app import Gateway
+from streamfold.gateway.config import Config, is_loopback
+from streamfold.gateway.upstream import AiohttpClient
+from streamfold.store.log_store import LogStore
+
+__all__ = ["listen", "run", "running", "serve", "stop_on_signal"]
+
+log = logging.getLogger("streamfold.gateway")
+
+T = TypeVar("T")
+
+KEEP_ALIVE_S: Final = 75
+"""Idle connections of clients are kept longer than SDKs reuse theirs, so that no request meets a closing one."""
+ON_PURPOSE: Final = ("ASGI callable returned without completing response.", "Unsupported upgrade request.")
+"""What uvicorn complains of and the gateway does deliberately."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handling, and with an event for "it listens"."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
+class _Deliberate(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.msg not in ON_PURPOSE
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `UsageError` when the address cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise UsageError(f"cannot listen on {host}:{port}: {reason}; choose others with --host and --port") from None
+
+
+@asynccontextmanager
+async def running(config: Config, store: LogStore, sock: socket.socket | None = None) -> AsyncGenerator[str, None]:
+    """The gateway while the block runs; gives its address, such as `http://127.0.0.1:8787`."""
+    sock = sock or listen(config.host, config.port)
+    client = AiohttpClient(connect_timeout=config.limits.connect_timeout_s)
+    gateway = Gateway(config, client, store)
+    server = _Server(_uvicorn_config(gateway, config))
+    logging.getLogger("uvicorn.error").addFilter(_DELIBERATE)
+    task = asyncio.create_task(server.serve(sockets=[sock]))
+    try:
+        await _either(server.listening.wait(), task)
+        yield _address(sock)
+    finally:
+        server.should_exit = True
+        await task
+        await gateway.close()
+        await client.close()
+        await asyncio.to_thread(store.flush)
+
+
+async def serve(config: Config, store: LogStore, say: Callable[[str], None]) -> None:
+    """Serves until a signal comes."""
+    with stop_on_signal() as stop:
+        async with running(config, store) as address:
+            if not is_loopback(config.host):
+                log.warning("listening on %s: everyone who reaches this machine can use the gateway", config.host)
+            say(f"streamfold gateway on {address}, log in {store.path}")
+            for upstream in config.routes().values():
+                say(f"  {address}/{upstream.name}  ->  {upstream.url}")
+            await stop.wait()
+            say("stopping: open streams have a moment to finish")
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[asyncio.Event]:
+    """An event that SIGINT and SIGTERM set."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    before = {}
+    for each in (signal.SIGINT, signal.SIGTERM):
+        before[each] = signal.signal(each, lambda *_: loop.call_soon_threadsafe(stop.set))
+    # Without this a signal would only be seen at the loop's next wake-up; Windows has no better way than to wake up.
+    ticking = asyncio.ensure_future(_tick())
+    try:
+        yield stop
+    finally:
+        ticking.cancel()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine on uvloop where there is one."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+async def _tick() -> None:
+    while True:
+        await asyncio.sleep(0.2)
+
+
+async def _either(first: Coroutine[Any, Any, Any], second: asyncio.Task[Any]) -> None:
+    """Waits for one of two. A failed second raises, so that a server that cannot start is not waited for."""
+    waiting = asyncio.ensure_future(first)
+    await asyncio.wait((waiting, second), return_when=asyncio.FIRST_COMPLETED)
+    if second.done():
+        waiting.cancel()
+        second.result()
+
+
+def _uvicorn_config(gateway: Gateway, config: Config) -> uvicorn.Config:
+    return uvicorn.Config(
+        gateway,
+        # No access log: it would write the query, and with it a `?key=`.
+        access_log=False,
+        log_config=None,
+        log_level=logging.WARNING,
+        lifespan="off",
+        ws="none",
+        # The answer's own headers pass; nothing of ours is added.
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=config.limits.shutdown_grace_s,  # type: ignore[arg-type]
+    )
+
+
+def _address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+_DELIBERATE: Final = _Deliberate()
