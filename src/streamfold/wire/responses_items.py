@@ -1,0 +1,563 @@
+"""The output items of a Responses stream while they grow.
+
+The theory: `response.output` is a list of items, each item a JSON document, and nearly every event of the stream says
+one of three things about one place in one of these documents:
+
+    ….added   what stands at the place so far (an item, or a part of one)
+    ….delta   the next stretch of the string at the place
+    ….done    all that stands at the place: authoritative over what the deltas built
+
+So an item is a tree that starts as the snapshot of its `added` event. It stays that snapshot, shared and untouched,
+but for the nodes on the way to a place where something grows: there an object becomes a `Branch`, a list becomes
+`Slots` and a string becomes a `Text`. Reading the item turns the tree back into plain JSON.
+
+Three things make it less simple:
+
+* Indexes are identities, not positions. A gap is not an error, and items may end up elsewhere in the final list.
+* What names an item is its `output_index`; the `item_id` only helps where there is none, or where a server gives all
+  items the same index. (GitHub Copilot writes a new id on every event of one item.)
+* Servers leave things out: of `added` (a resumed stream starts in the middle), of `done`, and of the final response.
+  The more authoritative document wins wherever it says anything; where it is silent, nothing that was known is lost
+  (`completed`). Where it says something else, that is an anomaly (`contradicts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from sys import intern
+from typing import Any, Final, NamedTuple
+
+from streamfold.growth import Base64, Extend, Text, index_of
+from streamfold.types import JSON
+from streamfold.wire.fold import CONTENT, OUTPUT
+
+__all__ = ["Item", "Items", "Leaf", "PartList", "brings", "place_of", "reconciled"]
+
+
+class Branch(dict[str, Any]):
+    """An object in which something grows."""
+
+    __slots__ = ()
+
+
+class Slots(dict[int, Any]):
+    """A list in which something grows, by index."""
+
+    __slots__ = ()
+
+
+class Stretch(list[Any]):
+    """Several entries of a list that were sent under one index."""
+
+    __slots__ = ()
+
+
+def _branch(parent: dict[Any, Any], key: Any) -> Branch:
+    found = parent.get(key)
+    if type(found) is not Branch:
+        found = parent[key] = Branch(found) if isinstance(found, dict) else Branch()
+    return found
+
+
+def _slots(parent: dict[Any, Any], key: Any) -> Slots:
+    found = parent.get(key)
+    if type(found) is not Slots:
+        found = parent[key] = Slots(enumerate(found)) if isinstance(found, list) else Slots()
+    return found
+
+
+def _plain(node: Any) -> Any:
+    """A tree as plain JSON. What never grew is shared with the event it came in."""
+    kind = type(node)
+    if kind is Branch:
+        return {key: _plain(value) for key, value in node.items()}
+    if kind is Slots:
+        return _listed(node)
+    if kind is Text or kind is Extend or kind is Base64:
+        return node.value()
+    return [] if node == () else node
+
+
+def _listed(slots: Slots) -> list[Any]:
+    out: list[Any] = []
+    for index in sorted(slots):
+        value = slots[index]
+        if type(value) is Stretch:
+            out.extend(value)
+        else:
+            out.append(_plain(value))
+    return out
+
+
+def place_of(event: Mapping[str, Any], field: str) -> int:
+    """An index that the event states; servers that have only one of a thing leave it out."""
+    return index_of(event.get(field)) or 0
+
+
+class Leaf:
+    """A place where a string grows, and the family of events that say so."""
+
+    __slots__ = ("flags", "index_field", "item", "part", "steps", "way", "whole")
+
+    def __init__(
+        self, item: str, steps: tuple[str, ...], whole: str, flags: int = OUTPUT, part: str | None = None
+    ) -> None:
+        self.item = item
+        """Type of the item, for one that the stream never introduced."""
+        self.steps = steps
+        """Keys from the item to the string; one that ends in `_index` is the field of the event with an index."""
+        self.whole = whole
+        """The field of the `.done` event that holds the whole string."""
+        self.flags = flags
+        """What its deltas put out."""
+        self.part = part
+        """Type of the part around the string, for one that the stream never introduced."""
+        self.index_field = next((step for step in steps if step.endswith("_index")), None)
+        self.way = tuple(
+            (step, step.endswith("_index"), _slots if follows.endswith("_index") else _branch)
+            for step, follows in pairwise(steps)
+        )
+        """How to walk to what holds the last step: each key, whether it is an index, and what it leads to."""
+
+
+class PartList(NamedTuple):
+    """A list of typed parts, such as the content of a message."""
+
+    item: str
+    key: str
+    index_field: str
+
+
+class Item:
+    """One output item."""
+
+    __slots__ = ("_closed", "brought", "done", "id", "index", "introduced", "tree")
+
+    def __init__(self, index: int | None, identity: str | None, tree: Branch, *, introduced: bool) -> None:
+        self.index = index
+        self.id = identity
+        self.tree = tree
+        self.introduced = introduced
+        """Whether an `added` or `done` event told of the item; otherwise only a delta did."""
+        self.done = False
+        self.brought = 0
+        """What the item has put out so far, as flags of `add_event`."""
+        self._closed: set[tuple[str, int | None, str | None]] | None = None
+
+    def value(self) -> JSON:
+        """The item so far."""
+        return {key: _plain(value) for key, value in self.tree.items()}
+
+    def restart(self, snapshot: JSON) -> None:
+        """Begins again: the stream is being replayed from here."""
+        self.tree = Branch(snapshot)
+        self.done = False
+        self._closed = None
+
+    def introduce(self, snapshot: JSON) -> None:
+        """Takes the snapshot of `added`, under what has grown already."""
+        _lay_under(self.tree, snapshot)
+        self.introduced = True
+
+    def cell(self, leaf: Leaf, event: Mapping[str, Any]) -> Text | None:
+        """Where the string of a leaf grows, or None if all of it has been said already."""
+        parent, key = self._place(leaf, event)
+        found = parent.get(key)
+        if type(found) is Text:
+            return found
+        if self.done or self._is_closed(leaf, event):
+            return None
+        cell = Text()
+        if isinstance(found, str):
+            cell.add(found)
+        parent[key] = cell
+        return cell
+
+    def settle(self, leaf: Leaf, event: Mapping[str, Any], whole: str) -> tuple[bool, bool]:
+        """Takes the whole string of a leaf. Returns whether it is news, and whether it contradicts the deltas."""
+        parent, key = self._place(leaf, event)
+        built = _plain(parent.get(key))
+        if not whole and built:
+            return False, True
+        parent[key] = whole
+        self._close(leaf.steps[0], place_of(event, leaf.index_field) if leaf.index_field else None, leaf.steps[-1])
+        return not built, bool(built) and built != whole
+
+    def add_part(self, parts: PartList, index: int, part: JSON, *, replay: bool) -> None:
+        """Takes the snapshot of a part."""
+        slots = _slots(self.tree, parts.key)
+        if index not in slots or replay:
+            slots[index] = Branch(_slim(part))
+        else:
+            _lay_under(_branch(slots, index), part)
+
+    def settle_part(self, parts: PartList, index: int, part: JSON) -> bool:
+        """Takes a whole part. Returns whether it contradicts what the deltas built."""
+        slots = _slots(self.tree, parts.key)
+        built = _plain(slots.get(index))
+        if not isinstance(built, dict):
+            built = {}
+        slots[index] = Branch(completed(part, built))
+        self._close(parts.key, index, None)
+        return contradicts(built, part)
+
+    def settle_all(self, snapshot: JSON) -> bool:
+        """Takes the whole item. Returns whether it contradicts what the deltas built."""
+        built = self.value()
+        self.tree = Branch(completed(snapshot, built))
+        self.introduced = self.done = True
+        self._closed = None
+        return contradicts(built, snapshot)
+
+    def add_annotation(self, content_index: int, annotation_index: int | None, annotation: Any) -> None:
+        """Puts an annotation of a text in its place; without an index it is the next one."""
+        part = self._part("content", content_index, "output_text")
+        annotations = _slots(part, "annotations")
+        if annotation_index is None:
+            annotation_index = max(annotations, default=-1) + 1
+        annotations[annotation_index] = annotation
+
+    def add_logprobs(self, content_index: int, logprobs: list[Any], *, whole: bool) -> None:
+        """Takes log probabilities of a text: the next ones, or all of them."""
+        part = self._part("content", content_index, "output_text")
+        if whole:
+            part["logprobs"] = logprobs
+            return
+        found = part.get("logprobs")
+        if type(found) is not Extend:
+            part["logprobs"] = cell = Extend()
+            cell.add(found if isinstance(found, list) else [])
+            found = cell
+        found.add(logprobs)
+
+    def add_audio(self, key: str, delta: str) -> None:
+        """Takes a piece of spoken output. Its events name no part, so there is one."""
+        content = _slots(self.tree, "content")
+        for part in content.values():
+            if isinstance(part, Branch) and part.get("type") == "output_audio":
+                break
+        else:
+            part = content[max(content, default=-1) + 1] = Branch(type="output_audio")
+        cell = part.get(key)
+        if cell is None:
+            cell = part[key] = Base64() if key == "data" else Text()
+        if isinstance(cell, Base64 | Text):
+            cell.add(delta)
+
+    def add_shell_output(self, command_index: int, delta: Mapping[str, Any]) -> None:
+        """Takes more of what a command wrote: `stdout`, `stderr`, or both."""
+        output = _branch(_slots(self.tree, "output"), command_index)
+        for key, value in delta.items():
+            if not isinstance(value, str):
+                output[key] = value
+                continue
+            cell = output.get(key)
+            if type(cell) is not Text:
+                output[key] = cell = Text()
+            cell.add(value)
+
+    def settle_shell_output(self, command_index: int, output: list[Any]) -> bool:
+        """Takes all the output of a command. Returns whether it contradicts the deltas."""
+        slots = _slots(self.tree, "output")
+        built = _plain(slots.get(command_index))
+        slots[command_index] = Stretch(output)
+        return isinstance(built, dict) and contradicts(built, output[0] if len(output) == 1 else None)
+
+    def _part(self, key: str, index: int, kind: str) -> Branch:
+        part = _branch(_slots(self.tree, key), index)
+        if "type" not in part:
+            part["type"] = kind
+        return part
+
+    def _place(self, leaf: Leaf, event: Mapping[str, Any]) -> tuple[dict[Any, Any], Any]:
+        """The object or list that holds the string of a leaf, and the string's key in it."""
+        node: dict[Any, Any] = self.tree
+        for step, is_index, lead in leaf.way:
+            node = lead(node, place_of(event, step) if is_index else step)
+        if leaf.part is not None and "type" not in node:
+            node["type"] = leaf.part
+        last = leaf.steps[-1]
+        return node, place_of(event, last) if last.endswith("_index") else last
+
+    def _close(self, key: str, index: int | None, last: str | None) -> None:
+        if self._closed is None:
+            self._closed = set()
+        self._closed.add((key, index, last))
+
+    def _is_closed(self, leaf: Leaf, event: Mapping[str, Any]) -> bool:
+        if self._closed is None:
+            return False
+        key, field = leaf.steps[0], leaf.index_field
+        index = place_of(event, field) if field else None
+        return (key, index, leaf.steps[-1]) in self._closed or (key, index, None) in self._closed
+
+
+def _lay_under(tree: dict[Any, Any], snapshot: Mapping[str, Any]) -> None:
+    """Takes a snapshot into a tree whose growing nodes stay: they have begun before it came."""
+    for key, value in snapshot.items():
+        if type(tree.get(key)) not in (Branch, Slots, Text, Extend, Base64):
+            tree[key] = value
+
+
+Name = int | str | tuple[int, str]
+"""What an item is found by: its index, its id, or both of them where several items have one index."""
+
+
+class Items:
+    """The output items of one stream, found by what names them."""
+
+    __slots__ = ("_found", "_order")
+
+    def __init__(self) -> None:
+        self._order: list[Item] = []
+        self._found: dict[Name, Item] = {}  # of several with one name the newest
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def values(self) -> list[JSON]:
+        """The items so far in order of their index; those without one last, as they came."""
+        last = max((item.index for item in self._order if item.index is not None), default=0) + 1
+        ordered = sorted(self._order, key=lambda item: last if item.index is None else item.index)
+        return [item.value() for item in ordered]
+
+    def brought(self) -> int:
+        """What all items have put out."""
+        flags = 0
+        for item in self._order:
+            flags |= item.brought
+        return flags
+
+    def of(self, event: Mapping[str, Any], kind: str) -> Item:
+        """The item that an event speaks of; one of this type is made if the stream never introduced it."""
+        index, identity = index_of(event.get("output_index")), _id(event.get("item_id"))
+        item = self._known(index, identity, kind)
+        if item is not None:
+            return item
+        tree = Branch(type=kind) if identity is None else Branch(id=identity, type=kind)
+        return self._new(Item(index, identity, tree, introduced=False))
+
+    def added(self, event: Mapping[str, Any], snapshot: JSON, *, replay: bool) -> tuple[Item, bool]:
+        """Takes a new item. Returns it, and whether it had been introduced before."""
+        index, identity = index_of(event.get("output_index")), _id(snapshot.get("id"))
+        item = self._known(index, identity, snapshot.get("type"))
+        if item is None or _is_another(item, identity, snapshot):
+            return self._new(Item(index, identity, Branch(_slim(snapshot)), introduced=True)), False
+        again = item.introduced
+        if again and replay:
+            item.restart(snapshot)
+        elif not item.done:
+            item.introduce(snapshot)
+            item.id = identity or item.id
+            self._register(item)
+        return item, again
+
+    def seed(self, index: int, snapshot: JSON) -> None:
+        """Takes an item that a lifecycle event brings, unless it is known already."""
+        if index not in self._found:
+            self._new(Item(index, _id(snapshot.get("id")), Branch(snapshot), introduced=True))
+
+    def finished(self, event: Mapping[str, Any], snapshot: JSON) -> Item:
+        """The item that a `done` event tells all of."""
+        index, identity = index_of(event.get("output_index")), _id(snapshot.get("id"))
+        item = self._known(index, identity, snapshot.get("type"))
+        if item is None or (item.done and _is_another(item, identity, snapshot)):
+            return self._new(Item(index, identity, Branch(), introduced=False))
+        return item
+
+    def _known(self, index: int | None, identity: str | None, kind: Any) -> Item | None:
+        if index is not None:
+            item = self._found.get(index)
+            if item is not None:
+                return item if identity in (None, item.id) else self._at_index(item, index, identity)
+        if identity is not None:
+            item = self._found.get(identity)
+            # The same id at another index is an id that names nothing.
+            return None if item is not None and index is not None and item.index is not None else item
+        if index is not None:
+            return None
+        return next((item for item in reversed(self._order) if item.tree.get("type") == kind), None)
+
+    def _at_index(self, newest: Item, index: int, identity: str | None) -> Item | None:
+        """The item at an index whose newest item has another id: an older one, or the newest under a new id."""
+        item = self._found.get((index, identity)) if identity is not None else None
+        if item is not None:
+            return item
+        # A finished item cannot go on, so this is one that was never introduced.
+        return None if newest.done and newest.id is not None else newest
+
+    def _new(self, item: Item) -> Item:
+        self._order.append(item)
+        self._register(item)
+        return item
+
+    def _register(self, item: Item) -> None:
+        found = self._found
+        if item.id is not None:
+            found[item.id] = item
+        if item.index is None:
+            return
+        other = found.get(item.index)
+        if other is not None and other is not item:
+            for each in (other, item):
+                if each.id is not None:
+                    found[item.index, each.id] = each
+        found[item.index] = item
+
+
+def _id(identity: Any) -> str | None:
+    return identity if isinstance(identity, str) and identity else None
+
+
+def _slim(snapshot: JSON) -> JSON:
+    """A snapshot that shares with other streams what they have in common: the few words, and empty lists."""
+    slim = dict(snapshot)
+    for key, value in snapshot.items():
+        if value == []:
+            slim[key] = ()
+        elif key in WORDS and type(value) is str:
+            slim[key] = intern(value)
+    return slim
+
+
+def _is_another(item: Item, identity: str | None, snapshot: JSON) -> bool:
+    """Whether an item is introduced under the index of one that is known, and is not that one."""
+    if not item.introduced:
+        return False
+    if identity is not None and item.id is not None:
+        return identity != item.id
+    return item.tree.get("type") != snapshot.get("type")
+
+
+WORDS: Final = frozenset({"type", "status", "role", "phase"})
+
+FINAL_STATUS: Final = ("completed", "incomplete", "failed")
+
+OPAQUE: Final = frozenset({"id", "status", "encrypted_content", "fingerprint", "logprobs"})
+"""Fields that differ from copy to copy of one item: encrypted anew, rounded, or still under way in the earlier one."""
+
+
+def _says_nothing(value: Any) -> bool:
+    return value is None or value == "" or value == [] or value == {}
+
+
+def completed(said: JSON, known: JSON) -> JSON:
+    """The document that is right, completed by what is known where it says nothing.
+
+    A status that was under way is not carried into a document that has none: it is over.
+    """
+    if "status" in known and known["status"] not in FINAL_STATUS:
+        known = {key: value for key, value in known.items() if key != "status"}
+    try:
+        filled: JSON = _filled(said, known)
+    except RecursionError:  # nested too deeply to be compared
+        return said
+    return filled
+
+
+def _filled(said: Any, known: Any) -> Any:
+    if said == known:
+        return said
+    if _says_nothing(said):
+        return said if _says_nothing(known) else known
+    if isinstance(said, dict) and isinstance(known, dict):
+        if said.get("type", known.get("type")) != known.get("type"):
+            return said
+        out = {key: _filled(value, known[key]) if key in known else value for key, value in said.items()}
+        for key, value in known.items():
+            if key not in out:
+                out[key] = value
+        return out
+    if isinstance(said, list) and isinstance(known, list) and len(said) == len(known):
+        return [_filled(one, other) for one, other in zip(said, known, strict=True)]
+    return said
+
+
+def contradicts(known: JSON, said: Any) -> bool:
+    """Whether something that was known is said differently, or is gone. Saying more is no contradiction."""
+    try:
+        return _contradicts(known, said)
+    except RecursionError:  # nested too deeply to be compared
+        return False
+
+
+def _contradicts(known: Any, said: Any) -> bool:
+    if _says_nothing(known) or known == said:
+        return False
+    if isinstance(known, dict):
+        if not isinstance(said, dict):
+            return True
+        return any(_contradicts(value, said.get(key)) for key, value in known.items() if key not in OPAQUE)
+    if isinstance(known, list):
+        if not isinstance(said, list) or len(known) > len(said):
+            return True
+        return any(_contradicts(one, other) for one, other in zip(known, said, strict=False))
+    return True
+
+
+def reconciled(final: list[Any], built: list[JSON]) -> tuple[list[Any], bool]:
+    """The output of the final response, completed by the items that the stream told of.
+
+    The final list decides what the items are and how they are ordered. An item that it leaves out is put after the
+    one it followed in the stream. Returns the output, and whether both told the same.
+    """
+    partners = _partners(final, built)
+    same = len(final) == len(built) == len(partners)
+    places = {partner: place for place, partner in partners.items()}
+    left_out: dict[int, list[JSON]] = {}  # by place in the final list that they follow
+    follows = -1
+    for partner, item in enumerate(built):
+        if partner in places:
+            follows = max(follows, places[partner])
+        else:
+            left_out.setdefault(follows, []).append(item)
+    out: list[Any] = [*left_out.get(-1, ())]
+    for place, item in enumerate(final):
+        if place in partners:
+            known = built[partners[place]]
+            same = same and not contradicts(known, item)
+            item = completed(item, known)
+        out.append(item)
+        out.extend(left_out.get(place, ()))
+    return out, same
+
+
+def _partners(final: list[Any], built: list[JSON]) -> dict[int, int]:
+    """Which item of the final list is which of the built ones: by id, by call id, and then the next of its type."""
+    partners: dict[int, int] = {}
+    free = dict(enumerate(built))
+    for key in ("id", "call_id", None):
+        waiting: dict[Any, list[int]] = {}
+        for index, item in free.items():
+            waiting.setdefault(_partner_key(item, key), []).append(index)
+        for place, item in enumerate(final):
+            if place in partners or not isinstance(item, dict):
+                continue
+            indexes = waiting.get(_partner_key(item, key))
+            if indexes and (key is None or _id(item.get(key))):
+                partners[place] = indexes.pop(0)
+                del free[partners[place]]
+    return partners
+
+
+def _partner_key(item: JSON, key: str | None) -> tuple[str, str]:
+    kind, name = item.get("type"), item.get(key) if key is not None else None
+    return kind if isinstance(kind, str) else "", name if isinstance(name, str) else ""
+
+
+def brings(item: JSON) -> int:
+    """What an item that came whole puts out. A call is output as soon as it is named; only some of it is visible."""
+    kind = item.get("type")
+    if kind == "message":
+        parts = item.get("content")
+        said = isinstance(parts, list) and any(
+            isinstance(part, dict) and (part.get("text") or part.get("refusal") or part.get("transcript"))
+            for part in parts
+        )
+        return OUTPUT | CONTENT if said else 0
+    if kind == "reasoning":
+        return OUTPUT if item.get("summary") or item.get("content") else 0
+    if kind == "image_generation_call" and item.get("result"):
+        return OUTPUT | CONTENT
+    return OUTPUT if kind else 0
