@@ -19,10 +19,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable
-from typing import Any, Protocol
+import json
+from collections.abc import Callable, Mapping
+from sys import intern
+from typing import Any, Final, Protocol
+
+import msgspec
 
 __all__ = [
+    "Bare",
     "Base64",
     "Cell",
     "Extend",
@@ -30,19 +35,28 @@ __all__ = [
     "First",
     "Identity",
     "Indexed",
+    "Label",
     "Latest",
     "Merge",
+    "Model",
     "Record",
     "Rule",
+    "Scalar",
     "Skip",
     "Text",
     "Union",
+    "Word",
+    "index_of",
     "is_empty",
+    "json_text",
     "merged",
 ]
 
-COLLAPSE = 64
-"""Fragments joined at a time. A str in a list costs about 60 bytes; joined by 64 it costs what its text costs."""
+DEEPEST_MERGE = 64
+"""Levels at which objects are still completed by later copies; below that a later copy replaces the earlier one."""
+
+LONGEST_WORD = 128
+"""Characters of a string that is worth sharing between streams."""
 
 
 class Cell(Protocol):
@@ -54,6 +68,7 @@ class Cell(Protocol):
 
 
 Rule = Callable[[], Cell]
+Grow = Callable[[Any, Any], Any]
 
 
 def is_empty(value: Any) -> bool:
@@ -61,17 +76,47 @@ def is_empty(value: Any) -> bool:
     return value is None or value == ""
 
 
-class First:
-    """Said once: the first non-empty value stays (`id`, `role`, `created`)."""
+def index_of(value: Any) -> int | None:
+    """The number in an `index` field, or None if it names none. Some servers send `0.0` or `"0"`."""
+    if type(value) is int:
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and len(value) <= 9 and value.isascii() and value.isdigit():
+        return int(value)
+    return None
+
+
+def json_text(value: Any) -> str:
+    """A JSON value as text. Takes what the fast encoder does not (lone surrogates, integers of any length)."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass
+    try:
+        return json.dumps(value, separators=(",", ":"), default=repr)
+    except (ValueError, RecursionError):
+        return "null"
+
+
+class Scalar:
+    """What the cells of single values share. Their rule is a function of the value so far and the new one (`grow`).
+
+    A record keeps such values bare, without a cell for each: most fields are of this kind.
+    """
 
     __slots__ = ("_value",)
 
     def __init__(self) -> None:
         self._value: Any = None
 
+    @staticmethod
+    def grow(old: Any, new: Any) -> Any:
+        """The value after `new` has come on top of `old`; `old` is None at first."""
+        raise NotImplementedError
+
     def add(self, value: Any) -> None:
-        if not self._value and value is not None:
-            self._value = value
+        self._value = self.grow(self._value, value)
 
     def value(self) -> Any:
         return self._value
@@ -80,13 +125,37 @@ class First:
         pass
 
 
-class Identity(First):
+class First(Scalar):
+    """Said once: the first non-empty value stays (`id`, `role`, `created`)."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def grow(old: Any, new: Any) -> Any:
+        return old if old or new is None else new
+
+
+class Word(Scalar):
+    """`First` for one of few words (`object`, `role`, `type`): streams share the string."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def grow(old: Any, new: Any) -> Any:
+        return old if old or new is None else _shared(new)
+
+
+def _shared(value: Any) -> Any:
+    return intern(value) if type(value) is str and len(value) <= LONGEST_WORD else value
+
+
+class Identity:
     """`First` that notices when a later value disagrees (`id`, `model`)."""
 
-    __slots__ = ("changed",)
+    __slots__ = ("_value", "changed")
 
     def __init__(self) -> None:
-        super().__init__()
+        self._value: Any = None
         self.changed = False
 
     def add(self, value: Any) -> None:
@@ -95,33 +164,7 @@ class Identity(First):
                 self.changed = True
             else:
                 self._value = value
-
-
-class Skip:
-    """Not part of the response, or put into it by other means."""
-
-    __slots__ = ()
-
-    def add(self, value: Any) -> None:
-        pass
-
-    def value(self) -> Any:
-        return None
-
-    def close(self) -> None:
-        pass
-
-
-class Latest:
-    """Replaced: the newest non-empty value stays, null and `""` never erase one (`finish_reason`, `service_tier`)."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self) -> None:
-        self._value: Any = None
-
-    def add(self, value: Any) -> None:
-        if not is_empty(value) or self._value is None:
+        elif self._value is None:
             self._value = value
 
     def value(self) -> Any:
@@ -131,94 +174,135 @@ class Latest:
         pass
 
 
+class Model(Identity):
+    """`Identity` for one of few words: streams share the string."""
+
+    __slots__ = ()
+
+    def add(self, value: Any) -> None:
+        if value != self._value:
+            super().add(_shared(value))
+
+
+class Skip(Scalar):
+    """Not part of the response, or put into it by other means."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def grow(old: Any, new: Any) -> Any:
+        return None
+
+
+class Latest(Scalar):
+    """Replaced: the newest value that says anything stays (`finish_reason`, `service_tier`).
+
+    Null, `""`, `[]` and `{}` never erase a value; an explicit 0 or false does.
+    """
+
+    __slots__ = ()
+
+    @staticmethod
+    def grow(old: Any, new: Any) -> Any:
+        return new if new or old is None or new == 0 else old
+
+
+class Label(Scalar):
+    """`Latest` for one of few words (`finish_reason`, `service_tier`): streams share the string."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def grow(old: Any, new: Any) -> Any:
+        return _shared(new) if new or old is None or new == 0 else old
+
+
 class Text:
     """Joined: text fragments in order.
 
-    Append when written, join when read. `parts` is the open list, which a format's hot loop may append to directly
-    as long as it calls `collapse` once it is long; joined stretches are never copied again, so growth is linear.
+    Held as UTF-8 in one buffer that grows, so that a hundred thousand fragments cost what their text costs. Halves of
+    characters (see `wire/surrogates.py`) are kept until both are there. What is not a string but says something is
+    kept as its JSON text.
     """
 
-    __slots__ = ("_joined", "_shut", "parts")
+    __slots__ = ("_bytes", "_shut")
 
     def __init__(self) -> None:
-        self.parts: list[str] | None = None  # None: nothing but null so far
-        self._joined: list[str] | None = None
+        self._bytes: bytearray | None = None  # None: nothing but null so far
         self._shut = False
 
     def add(self, value: Any) -> None:
         if value is None or self._shut:
             return
-        parts = self.open()
-        parts.append(value if isinstance(value, str) else str(value))
-        if len(parts) >= COLLAPSE:
-            self.collapse()
+        if not isinstance(value, str):
+            value = self.spelled(value)
+        if self._bytes is None:
+            self._bytes = bytearray()
+        try:
+            self._bytes += value.encode()
+        except UnicodeEncodeError:
+            self._bytes += value.encode("utf-8", "surrogatepass")
 
-    def open(self) -> list[str]:
-        """The list that fragments are appended to. It stays the same object for as long as the cell lives."""
-        if self.parts is None:
-            self.parts = []
-        return self.parts
+    def spelled(self, value: Any) -> str:
+        """The text of a value that should have been a string."""
+        return json_text(value) if value or (value == 0 and value is not False) else ""
 
-    def collapse(self) -> None:
-        """Joins the open fragments into one."""
-        if not self.parts:
-            return
-        if self._joined is None:
-            self._joined = []
-        self._joined.append("".join(self.parts))
-        self.parts.clear()
-        if len(self._joined) >= COLLAPSE * COLLAPSE:
-            self._joined = ["".join(self._joined)]
+    def open(self) -> bytearray:
+        """The buffer, for a hot loop that appends valid UTF-8 to it; the same object for as long as the cell lives."""
+        if self._bytes is None:
+            self._bytes = bytearray()
+        return self._bytes
 
     def value(self) -> str | None:
-        if self.parts is None:
-            return None
-        if self._joined is None:
-            return "".join(self.parts)
-        return "".join(self._joined) + "".join(self.parts)
+        return None if self._bytes is None else self._bytes.decode("utf-8", "surrogatepass")
 
     def close(self) -> None:
         self._shut = True
 
-    def __bool__(self) -> bool:
-        """Whether any character has arrived."""
-        return bool(self._joined) or any(self.parts or ())
+    def __len__(self) -> int:
+        """Bytes of text so far. A cell without any is falsy."""
+        return len(self._bytes) if self._bytes is not None else 0
 
 
 class Base64:
-    """Binary in base64 pieces: joined as bytes, since each piece may carry padding of its own.
+    """Binary in base64 pieces, each of which may be a document of its own (with padding) or a stretch of one.
 
-    The pieces are kept as sent when none but the last is padded (then the join is itself base64); otherwise each is
-    decoded and the whole encoded again. A piece that is not base64 is kept as text and makes the join textual.
+    Padding ends a document. Pieces of one document are joined as text; several documents are decoded, and the whole
+    is encoded again. What cannot be decoded is joined as text.
     """
 
-    __slots__ = ("_text",)
+    __slots__ = ("_documents", "_padded", "_shut")
 
     def __init__(self) -> None:
-        self._text: list[str] | None = None
+        self._documents: list[Text] | None = None
+        self._padded = False
+        self._shut = False
 
     def add(self, value: Any) -> None:
-        if value is None:
+        if not isinstance(value, str) or self._shut:
             return
-        if self._text is None:
-            self._text = []
-        if value:
-            self._text.append(value)
+        if self._documents is None:
+            self._documents = [Text()]
+        if self._padded and value.strip("="):
+            self._documents.append(Text())
+            self._padded = False
+        self._documents[-1].add(value)
+        self._padded = self._padded or value.endswith("=")
 
     def value(self) -> str | None:
-        pieces = self._text
-        if pieces is None:
+        if self._documents is None:
             return None
-        if all(len(piece) % 4 == 0 and not piece.endswith("=") for piece in pieces[:-1]):
-            return "".join(pieces)
+        documents = [document.value() or "" for document in self._documents]
+        if len(documents) == 1:
+            return documents[0]
         try:
-            whole = b"".join(base64.b64decode(piece, validate=True) for piece in pieces)
+            whole = b"".join(base64.b64decode(document, validate=True) for document in documents)
         except (binascii.Error, ValueError):
-            return "".join(pieces)
+            return "".join(documents)
         return base64.b64encode(whole).decode("ascii")
 
     def close(self) -> None:
-        pass
+        self._shut = True
 
 
 class Extend:
@@ -254,7 +338,7 @@ class Union:
 
     def __init__(self) -> None:
         self._items: list[Any] | None = None
-        self._seen: set[str] = set()
+        self._seen: set[int] | None = None  # hashes, so that a large image is not held twice
         self._shut = False
 
     def add(self, value: Any) -> None:
@@ -263,10 +347,20 @@ class Union:
         if self._items is None:
             self._items = []
         for item in value if isinstance(value, list | tuple) else (value,):
-            key = repr(item)
-            if key not in self._seen:
-                self._seen.add(key)
-                self._items.append(item)
+            self._add_item(self._items, item)
+
+    def _add_item(self, items: list[Any], item: Any) -> None:
+        if self._seen is None:
+            self._seen = set()
+        try:
+            key = hash(repr(item))
+            if key in self._seen and item in items:
+                return
+        except RecursionError:  # nested too deeply to be compared
+            items.append(item)
+            return
+        self._seen.add(key)
+        items.append(item)
 
     def value(self) -> list[Any] | None:
         return None if self._items is None else list(self._items)
@@ -275,102 +369,165 @@ class Union:
         self._shut = True
 
 
-class Merge:
+class Merge(Scalar):
     """Objects whose later copies complete the earlier ones (`usage`): each leaf is `Latest`, a list is replaced."""
 
-    __slots__ = ("_value",)
+    __slots__ = ()
 
-    def __init__(self) -> None:
-        self._value: Any = None
-
-    def add(self, value: Any) -> None:
-        self._value = merged(self._value, value)
-
-    def value(self) -> Any:
-        return self._value
-
-    def close(self) -> None:
-        pass
+    @staticmethod
+    def grow(old: Any, new: Any) -> Any:
+        return merged(old, new)
 
 
-def merged(old: Any, new: Any) -> Any:
-    """`old` completed by `new`; neither is changed. Null never erases a value, an explicit 0 does."""
-    if new is None:
+def merged(old: Any, new: Any, _depth: int = DEEPEST_MERGE) -> Any:
+    """`old` completed by `new`; neither is changed. Null and `""` never erase a value, an explicit 0 does."""
+    if new is None or (new == "" and old is not None):
         return old
-    if not isinstance(old, dict) or not isinstance(new, dict):
+    if not isinstance(old, dict) or not isinstance(new, dict) or not _depth:
         return new
     out = dict(old)
     for key, value in new.items():
-        out[key] = merged(out.get(key), value)
+        out[key] = merged(out.get(key), value, _depth - 1)
     return out
 
 
 class Fields:
     """A cell for an object whose fields grow by rules of their own. Made by a `Record`."""
 
-    __slots__ = ("_cells", "_null", "_record", "_shut")
+    __slots__ = ("_fields", "_record", "_shut")
 
     def __init__(self, record: Record) -> None:
         self._record = record
-        self._cells: dict[str, Cell] = {}
-        self._null = True
+        # Bare values of scalar rules, cells of the others. None: nothing but null so far.
+        self._fields: dict[str, Any] | None = None
         self._shut = False
 
     def add(self, value: Any) -> None:
-        if value is None:
-            return
-        self._null = False
         if not isinstance(value, dict):
             return
-        cells = self._cells
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = {}
+        grows, unknown = self._record.grows, self._record.unknown
         for key, item in value.items():
-            cell = cells.get(key)
-            if cell is None:
-                if self._shut:
-                    continue
-                cell = cells[key] = self._record.rule(key)()
-            cell.add(item)
+            old = fields.get(key, MISSING)
+            if old is MISSING:
+                self.begin(key, item)
+            elif item is not None:
+                grow = grows.get(key, unknown)
+                if grow is None:
+                    old.add(item)
+                elif grow is not _skip and (item != old if type(item) in PLAIN else item is not old):
+                    fields[key] = grow(old, item)
+
+    def begin(self, key: str, value: Any) -> None:
+        """Takes the first value of a field. After `close`, only of one that has a rule of its own."""
+        if not self._shut or self._record.knows(key):
+            self.cell(key).add(value)
 
     def cell(self, key: str) -> Cell:
         """The cell of one field, made if need be."""
-        self._null = False
-        cell = self._cells.get(key)
+        if self._fields is None:
+            self._fields = {}
+        grow = self._record.grow(key)
+        if grow is not None:
+            self._fields.setdefault(key, None)
+            return Bare(self._fields, key, grow)
+        cell: Cell | None = self._fields.get(key)
         if cell is None:
-            cell = self._cells[key] = self._record.rule(key)()
+            cell = self._fields[key] = self._record.rule(key)()
             if self._shut:
                 cell.close()
         return cell
 
     def get(self, key: str) -> Cell | None:
         """The cell of one field, if the stream has ever named it."""
-        return self._cells.get(key)
+        return self.cell(key) if self._fields is not None and key in self._fields else None
+
+    def said(self, key: str) -> Any:
+        """The value of one field so far; None also if the stream has never named it."""
+        if self._fields is None:
+            return None
+        value = self._fields.get(key)
+        return value if value is None or self._record.grow(key) is not None else value.value()
 
     def value(self) -> dict[str, Any] | None:
-        if self._null:
+        if self._fields is None:
             return None
-        return {key: cell.value() for key, cell in self._cells.items()}
+        grows, unknown = self._record.grows, self._record.unknown
+        return {key: value.value() if grows.get(key, unknown) is None else value for key, value in self._fields.items()}
 
     def close(self) -> None:
+        """Stops growth. A field that has a rule and comes only now (a finish reason) is still taken."""
         self._shut = True
-        for cell in self._cells.values():
-            cell.close()
+        for key, value in (self._fields or {}).items():
+            if self._record.grow(key) is None:
+                value.close()
+
+
+MISSING: Final = object()
+"""Stands for the value of a field that has none."""
+
+PLAIN: Final = frozenset({str, int})
+"""Types of the values that come again and again, and are quickly compared."""
+
+_skip: Final = Skip.grow
+
+
+class Bare:
+    """The cell of a bare value: a hand on it, made when asked for."""
+
+    __slots__ = ("_fields", "_grow", "_key")
+
+    def __init__(self, fields: dict[str, Any], key: str, grow: Grow) -> None:
+        self._fields = fields
+        self._key = key
+        self._grow = grow
+
+    def add(self, value: Any) -> None:
+        self._fields[self._key] = self._grow(self._fields[self._key], value)
+
+    def value(self) -> Any:
+        return self._fields[self._key]
+
+    def close(self) -> None:
+        pass
 
 
 class Record:
     """Declares an object: a rule per known field, and one for the fields that nobody told us of."""
 
-    __slots__ = ("_rules", "_unknown")
+    __slots__ = ("_rules", "_unknown", "grows", "unknown")
 
     def __init__(self, unknown: Rule = Latest, /, **rules: Rule) -> None:
         self._rules = rules
         self._unknown = unknown
+        self.grows = {key: _grow_of(rule) for key, rule in rules.items()}
+        """How each known field grows if its value is kept bare; None for a field with a cell."""
+        self.unknown = _grow_of(unknown)
+        """The same for unknown fields."""
 
     def rule(self, key: str) -> Rule:
         """The rule for the field `key`."""
         return self._rules.get(key, self._unknown)
 
+    def grow(self, key: str) -> Grow | None:
+        """How a field grows if its value is kept bare; None for a field with a cell."""
+        return self.grows.get(key, self.unknown)
+
+    def knows(self, key: str) -> bool:
+        """Whether the field has a rule of its own."""
+        return key in self._rules
+
     def __call__(self) -> Fields:
         return Fields(self)
+
+
+def _grow_of(rule: Rule) -> Grow | None:
+    """The function of a scalar rule. A subclass with ways of its own to add is a cell."""
+    if isinstance(rule, type) and issubclass(rule, Scalar) and rule.add is Scalar.add and rule.value is Scalar.value:
+        return rule.grow
+    return None
 
 
 class IndexedCells:
@@ -380,39 +537,43 @@ class IndexedCells:
     continues the entry at its own place in the chunk.
     """
 
-    __slots__ = ("_entry", "_items", "_null", "_shut")
+    __slots__ = ("_entry", "_items", "_shut")
 
     def __init__(self, entry: Rule) -> None:
         self._entry = entry
-        self._items: dict[int, Cell] = {}
-        self._null = True
+        self._items: dict[int, Cell] | None = None  # None: nothing but null so far
         self._shut = False
 
     def add(self, value: Any) -> None:
+        if isinstance(value, dict):
+            value = (value,)
         if not isinstance(value, list | tuple):
             return
-        self._null = False
-        for place, item in enumerate(value):
-            index = item.get("index") if isinstance(item, dict) else None
-            self._at(index if isinstance(index, int) else place).add(item)
-
-    def _at(self, index: int) -> Cell:
-        cell = self._items.get(index)
-        if cell is None:
-            cell = self._entry()
+        if self._items is None:
             if self._shut:
-                cell.close()
-            self._items[index] = cell
-        return cell
+                return
+            self._items = {}
+        for place, item in enumerate(value):
+            if isinstance(item, dict):
+                index = index_of(item.get("index"))
+                self._add_item(self._items, place if index is None else index, item)
+
+    def _add_item(self, items: dict[int, Cell], index: int, item: Mapping[str, Any]) -> None:
+        cell = items.get(index)
+        if cell is None:
+            if self._shut:
+                return
+            cell = items[index] = self._entry()
+        cell.add(item)
 
     def value(self) -> list[Any] | None:
-        if self._null:
+        if self._items is None:
             return None
         return [self._items[index].value() for index in sorted(self._items)]
 
     def close(self) -> None:
         self._shut = True
-        for cell in self._items.values():
+        for cell in (self._items or {}).values():
             cell.close()
 
 

@@ -94,16 +94,20 @@ def _native(data: AccumulatedData) -> JSON:
 
 def _envelope(data: AccumulatedData, kind: str) -> JSON:
     """What all of OpenAI's completion objects begin with. The provider's own id and creation time survive."""
-    native = data.response or {}
-    created = native.get("created")
-    if not isinstance(created, int) and data.start_timestamp:
-        created = int(datetime.fromisoformat(data.start_timestamp).timestamp())
     return {
         "id": data.response_id or data.request_id,
         "object": kind,
-        "created": created,
+        "created": _created(data),
         "model": data.response_model or data.model,
     }
+
+
+def _created(data: AccumulatedData) -> Any:
+    """When the provider says that the response was made, else when it was asked for."""
+    created = (data.response or {}).get("created")
+    if not isinstance(created, int) and data.start_timestamp:
+        created = int(datetime.fromisoformat(data.start_timestamp).timestamp())
+    return created
 
 
 def _tail(data: AccumulatedData) -> JSON:
@@ -199,8 +203,70 @@ def _usage(usage: TokenUsage | None) -> JSON | None:
     return out
 
 
+def _speech(data: AccumulatedData) -> JSON:
+    """Speech has no JSON response; this is the sound (base64) with what came beside it."""
+    return {key: value for key, value in _native(data).items() if key != "unknown_events"}
+
+
+def _transcription(data: AccumulatedData) -> JSON:
+    native = _native(data)
+    native.pop("unknown_events", None)
+    usage = _audio_usage(native.pop("usage", None), data.token_usage)
+    text = native.pop("text", None)
+    said = {**native, "usage": usage} if usage is not None else native
+    return {"text": text if isinstance(text, str) else "", **said}
+
+
+def _audio_usage(said: Any, usage: TokenUsage | None) -> JSON | None:
+    """Usage as a transcription has it: of tokens or of seconds. The provider's own words, if they are OpenAI's."""
+    if isinstance(said, dict) and said.get("type") in ("tokens", "duration"):
+        return said
+    if usage is None:
+        return None
+    if usage.prompt_tokens is None and usage.completion_tokens is None:
+        return {"type": "duration", "seconds": usage.seconds} if usage.seconds is not None else None
+    out: JSON = {
+        "type": "tokens",
+        "input_tokens": usage.prompt_tokens,
+        "output_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+    details = usage.prompt_tokens_details
+    if details is not None and (details.audio_tokens is not None or details.text_tokens is not None):
+        out["input_token_details"] = {"audio_tokens": details.audio_tokens, "text_tokens": details.text_tokens}
+    return out
+
+
+_SERVED = {
+    "background": ("transparent", "opaque"),
+    "output_format": ("png", "webp", "jpeg", "gif", "svg"),
+    "quality": ("low", "medium", "high", "xhigh", "max"),
+}
+"""What an image can have been made with. A stream may repeat what was asked instead (`auto`), which says nothing."""
+
+
+def _images(data: AccumulatedData) -> JSON:
+    native = _native(data)
+    for key in ("unknown_events", "usage_per_image"):
+        native.pop(key, None)
+    for key, words in _SERVED.items():
+        if native.get(key) not in words:
+            native.pop(key, None)
+    images = (data.image_generation_output or {}).get("images", [])
+    return {**native, "created": _created(data), "data": images}
+
+
+def _passthrough(data: AccumulatedData) -> JSON:
+    usage = _usage(data.token_usage)
+    return {**_native(data), **({"usage": usage} if usage is not None else {})}
+
+
 _BODY: dict[StreamType, Callable[[AccumulatedData], JSON]] = {
     StreamType.CHAT_COMPLETION: _chat,
     StreamType.TEXT_COMPLETION: _text,
     StreamType.RESPONSES: _native,
+    StreamType.AUDIO_SPEECH: _speech,
+    StreamType.AUDIO_TRANSCRIPTION: _transcription,
+    StreamType.IMAGE_GENERATION: _images,
+    StreamType.PASSTHROUGH: _passthrough,
 }

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import msgspec
 
 from streamfold.errors import UsageError
-from streamfold.framing import AutoFramer, Framer
+from streamfold.framing import SSE, AutoFramer, Framer
 from streamfold.processed import ProcessedStreamResponse, ResponseType
 from streamfold.sequence import Sequence
 from streamfold.tape import Tape
@@ -52,6 +52,11 @@ MAX_BYTES = 64 * 1024 * 1024
 
 MAX_UNRECOGNISED = 32
 """Frames that `format="auto"` looks at before it gives up."""
+
+AFTER_A_RUN = 1024
+"""Bytes that are framed after a run of events that repeat, before another run is looked for."""
+
+CR = 13
 
 READ_SIZE = 32 * 1024
 
@@ -214,15 +219,41 @@ class StreamAccumulator:
                 self._take(data[at : at + READ_SIZE], now)
 
     def _take(self, data: bytes, now: int) -> None:
-        framer = self._framer
-        if framer is None:
-            framer = self._framer = AutoFramer()
-        payloads, names = framer.feed(data)
         self._bytes += len(data)
-        if payloads:
-            self._add_frames(payloads, names, now)
-        if type(framer) is AutoFramer and framer.inner is not None:
-            self._framer = framer.inner
+        while data:
+            framer = self._framer
+            if framer is None:
+                framer = self._framer = AutoFramer()
+            rest = self._skim(framer, data, now) if type(framer) is SSE and self._tape is None else None
+            if rest is None:
+                rest, data = data, b""
+            else:
+                # What ended the run is seldom more than an event or two; then there may be another run.
+                rest, data = rest[:AFTER_A_RUN], rest[AFTER_A_RUN:]
+            payloads, names = framer.feed(rest)
+            if payloads:
+                self._add_frames(payloads, names, now)
+            if type(framer) is AutoFramer and framer.inner is not None:
+                self._framer = framer.inner
+        self._watch_size()
+
+    def _skim(self, framer: SSE, data: bytes, now: int) -> bytes | None:
+        """Folds what need not even be cut into frames, which is most of a stream.
+
+        Returns the rest of the bytes, those held by the framer included; None if there was nothing to skim.
+        """
+        fold = self._fold
+        if fold is None or not fold.repeats or CR in data or (lead := framer.lead) is None:
+            return None
+        held = framer.held
+        used, flags = fold.skim(held + data if held else data, lead)
+        if not used:
+            return None
+        if held:
+            framer.release()
+            data = held + data
+        self._stamp(flags, now)
+        return data[used:]
 
     def add(self, chunk: Any, chunk_index: int | None = None, *, name: str | None = None) -> bool:
         """Takes one chunk that somebody else framed.
@@ -429,8 +460,6 @@ class StreamAccumulator:
         flags = fold.add_all(payloads, names)
         if flags:
             self._stamp(flags, now)
-        if self._bytes > self._max_bytes and not fold.full:
-            self._limit(fold)
 
     def _add_chunk(self, chunk: Any, name: str | None, now: int, index: int | None) -> None:
         if isinstance(chunk, str):
@@ -438,6 +467,7 @@ class StreamAccumulator:
         if isinstance(chunk, bytes | bytearray | memoryview):
             self._bytes += len(chunk)
             self._add_frames([bytes(chunk)], [name] if name else None, now)
+            self._watch_size()
             return
         event = builtin(chunk)
         encoded = _encoded(event)
@@ -450,10 +480,12 @@ class StreamAccumulator:
         flags = self._fold.add_decoded(event, name)
         if flags:
             self._stamp(flags, now)
-        if self._bytes > self._max_bytes and not self._fold.full:
-            self._limit(self._fold)
+        self._watch_size()
 
-    def _limit(self, fold: Fold) -> None:
+    def _watch_size(self) -> None:
+        fold = self._fold
+        if self._bytes <= self._max_bytes or fold is None or fold.full:
+            return
         fold.close()
         fold.flag("size_limit")
         self._dropped = self._bytes

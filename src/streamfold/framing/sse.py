@@ -27,6 +27,7 @@ any of `_at_start`, `_after_cr`, `_skipping` is, so that the usual feed makes on
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from streamfold.framing.framer import (
@@ -43,6 +44,9 @@ __all__ = ["SSE"]
 
 LF: Final = 10  # int needles: `10 in data` is a memchr, `b"\n" in data` is ten times slower on short data
 CR: Final = 13
+
+# Held bytes that may be joined to every read anew. A long event in crumbs must be copied once, not again and again.
+SHORT: Final = 2048
 
 # Below this a region is a handful of events, and looking for its commonest head would cost more than it saves.
 WORTH_A_SAMPLE: Final = 2048
@@ -90,6 +94,24 @@ class SSE(Tally):
     @property
     def pending(self) -> int:
         return len(self._tail)
+
+    @property
+    def lead(self) -> bytes | None:
+        """What stood before the payload of the last event, for a caller that knows what payload comes.
+
+        The caller may take such events off the front of `held` and the next bytes; then it calls `release` and feeds
+        what is left of both. None when that would not be right or not be cheap: between CR and LF, in a long event.
+        """
+        return None if self._unusual or len(self._tail) > SHORT else self._head
+
+    @property
+    def held(self) -> bytes:
+        """The bytes of an event that has not ended."""
+        return bytes(self._tail)
+
+    def release(self) -> None:
+        """Forgets what is held: the caller has it."""
+        self._tail = b""
 
     def feed(self, data: Readable) -> Frames:
         """Takes bytes as read and returns the events that they complete."""
@@ -261,10 +283,7 @@ class SSE(Tally):
             self._remember(block[: shape[0]], shape[1])
 
     def _remember(self, head: bytes, name: str | None) -> None:
-        self._head = head
-        self._name = name
-        self._separator = b"\n\n" + head
-        self._spaced = head.endswith(b" ")
+        self._head, self._name, self._separator, self._spaced = described(head, name)
 
     def _lines(self, block: bytes, payloads: list[bytes], names: list[str | None]) -> None:
         """Line by line, as the specification has it. The block holds no blank line: one event at most."""
@@ -283,6 +302,12 @@ class SSE(Tally):
         if payload:
             payloads.append(payload)
             names.append(text_or_none(name))
+
+
+@lru_cache(maxsize=512)
+def described(head: bytes, name: str | None) -> tuple[bytes, str | None, bytes, bool]:
+    """All that belongs to a head. Streams of one provider share these, so that each is held once."""
+    return head, name, b"\n\n" + head, head.endswith(b" ")
 
 
 def known(field: bytes) -> bool:

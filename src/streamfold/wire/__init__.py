@@ -22,6 +22,8 @@ FORMATS: dict[str, str] = {
     "openai-responses": "streamfold.wire.openai_responses:OpenAIResponses",
     "anthropic-messages": "streamfold.wire.anthropic_messages:AnthropicMessages",
     "gemini": "streamfold.wire.gemini:Gemini",
+    "bedrock-converse": "streamfold.wire.bedrock_converse:BedrockConverse",
+    "bedrock-invoke": "streamfold.wire.bedrock_invoke:BedrockInvoke",
     "openai-speech": "streamfold.wire.openai_speech:OpenAISpeech",
     "openai-transcription": "streamfold.wire.openai_transcription:OpenAITranscription",
     "openai-images": "streamfold.wire.openai_images:OpenAIImages",

@@ -38,6 +38,7 @@ from streamfold.types import (
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_chat import finish_reason as openai_finish_reason
+from streamfold.wire.packed import Packed, pack, unpack
 from streamfold.wire.surrogates import without_surrogates
 from streamfold.wire.usage import count
 
@@ -77,7 +78,7 @@ COMPLETION = Record(id=First, model=First, completion=Text)
 class Block:
     """One content block. What the start said is kept as it came; a field gets a cell when its first delta arrives."""
 
-    __slots__ = ("_citations", "_input", "_shut", "_texts", "fields", "given", "index", "opened", "stopped")
+    __slots__ = ("_citations", "_input", "_shut", "_text", "_texts", "fields", "given", "index", "opened", "stopped")
 
     def __init__(self, index: int, fields: JSON, *, given: bool = False, opened: bool = True) -> None:
         self.index = index
@@ -87,7 +88,8 @@ class Block:
         self.opened = opened
         """Its start has come. If not, a delta made it and `fields` is what the delta implies."""
         self.stopped = given
-        self._texts: dict[str, Text] | None = None
+        self._text: tuple[str, Text] | None = None
+        self._texts: dict[str, Text] | None = None  # of the second and later fields; nearly every block has one
         self._input: Text | None = None
         self._citations: list[Any] | None = None
         self._shut = False
@@ -102,12 +104,22 @@ class Block:
             if self._input is None:
                 self._input = self._cell(self.fields.get("input"))
             return self._input
+        if self._text is None:
+            self._text = key, self._cell(self.fields.get(key))
+        if self._text[0] == key:
+            return self._text[1]
         if self._texts is None:
             self._texts = {}
         cell = self._texts.get(key)
         if cell is None:
             cell = self._texts[key] = self._cell(self.fields.get(key))
         return cell
+
+    def _grown(self) -> Iterator[tuple[str, Text]]:
+        """The fields that deltas grew."""
+        if self._text is not None:
+            yield self._text
+        yield from (self._texts or {}).items()
 
     def _cell(self, begun: Any) -> Text:
         cell = Text()
@@ -141,7 +153,7 @@ class Block:
 
     def close(self) -> None:
         self._shut = True
-        for cell in (self._texts or {}).values():
+        for _, cell in self._grown():
             cell.close()
         if self._input is not None:
             self._input.close()
@@ -158,7 +170,7 @@ class Block:
     def value(self, *, ended: bool) -> JSON:
         """The block as the unstreamed message has it. `ended`: the message is, so no more can come for the block."""
         block = dict(self.fields)
-        for key, cell in (self._texts or {}).items():
+        for key, cell in self._grown():
             text = cell.value()
             if text is not None:
                 block[key] = text
@@ -216,7 +228,7 @@ class AnthropicMessages(Fold):
 
     def __init__(self) -> None:
         super().__init__()
-        self._message: JSON | None = None
+        self._message: Packed | None = None
         self._blocks: list[Block] = []
         self._newest: dict[int, Block] = {}  # by index, the block that deltas go to
         self._last: Block | None = None
@@ -260,6 +272,7 @@ class AnthropicMessages(Fold):
         counted = self._counted
         self._put_rest(event, "message")
         self._counted = counted  # nothing in this event is more than a placeholder
+        self._message = pack(self._top())
         return CHUNK | flags
 
     def _whole_message(self, event: JSON) -> int:
@@ -270,7 +283,7 @@ class AnthropicMessages(Fold):
         return CHUNK | flags
 
     def _add_message(self, message: JSON) -> int:
-        if self._message and "id" in self._message:
+        if self._message and "id" in unpack(self._message):
             self.flag("repeated_message_start")
         flags = 0
         for key, value in message.items():
@@ -352,9 +365,8 @@ class AnthropicMessages(Fold):
             self.finished = True
 
     def _top(self) -> JSON:
-        if self._message is None:
-            self._message = {}
-        return self._message
+        self._message = top = unpack(self._message) if self._message is not None else {}
+        return top
 
     # Its blocks
 
@@ -531,7 +543,7 @@ class AnthropicMessages(Fold):
     def _response_so_far(self) -> JSON | None:
         if self._message is None and not self._blocks:
             return None if self._completion is None else self._completion.value()
-        response = dict(self._message or {})
+        response = dict(unpack(self._message or {}))
         if self._blocks or isinstance(response.get("content"), list):
             ended = self.finished or self.ended
             response["content"] = [block.value(ended=ended) for block in self._in_order()]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from streamfold.growth import json_text
 from streamfold.types import ErrorDetails
 
 __all__ = ["error_details", "error_of", "retryable"]
@@ -31,6 +32,10 @@ _STATUS_OF = {
 """HTTP status of the error types that OpenAI's and Anthropic's documents give one for."""
 
 
+BARE = frozenset({"message", "code", "type", "status", "status_code", "param", "request_id", "requestId", "detail"})
+"""Fields of an error that stands in the place of a response without an envelope."""
+
+
 def error_of(event: Mapping[str, Any], name: str | None = None) -> Any:
     """The error inside a frame, or None. `name` is the frame's SSE event name."""
     error = event.get("error")
@@ -39,9 +44,19 @@ def error_of(event: Mapping[str, Any], name: str | None = None) -> Any:
         return error
     if event.get("object") == "error" or event.get("type") == "error" or name == "error":
         return event
-    if "choices" not in event and "detail" in event and len(event) == 1:
-        return {"message": _message(event["detail"])}
+    if event.keys() <= BARE and (event.get("detail") or _is_bare(event)):
+        return event
     return None
+
+
+def _is_bare(event: Mapping[str, Any]) -> bool:
+    """Whether an object is an error without an envelope: a message and a code, and nothing of a response."""
+    says_code = any(event.get(key) for key in ("code", "status", "status_code"))
+    return bool(says_code and isinstance(event.get("message"), str) and event["message"])
+
+
+NESTED = 8
+"""Levels at which an error inside an error is looked for."""
 
 
 def error_details(error: Any, *, status: int | None = None) -> ErrorDetails:
@@ -50,21 +65,24 @@ def error_details(error: Any, *, status: int | None = None) -> ErrorDetails:
         return error
     if isinstance(error, BaseException):
         return ErrorDetails(type=type(error).__name__, message=str(error) or None, status_code=status)
+    for _ in range(NESTED):
+        if not isinstance(error, dict) or not isinstance(error.get("error"), dict):
+            break
+        status = status if status is not None else _int(error.get("status_code"))
+        error = error["error"]
     if not isinstance(error, dict):
         return ErrorDetails(message=_message(error), status_code=status, retryable=retryable(status))
-    inner = error.get("error")
-    if isinstance(inner, dict):
-        return error_details(inner, status=status if status is not None else _int(error.get("status_code")))
     kind = _text(error.get("type")) or _text(error.get("status"))
     code = _text(error.get("code"))
     if status is None:
         status = _int(error.get("status_code")) or _http(error.get("code")) or _http(error.get("status"))
     if status is None:
         status = _STATUS_OF.get(code or "") or _STATUS_OF.get(kind or "")
+    said = (error.get(key) for key in ("message", "detail", "error"))
     return ErrorDetails(
         type=kind,
         code=code,
-        message=_message(error.get("message", error.get("detail", inner))),
+        message=_message(next((each for each in said if each), None)),
         status_code=status,
         param=_text(error.get("param")),
         retryable=retryable(status),
@@ -79,9 +97,9 @@ def retryable(status: int | None) -> bool | None:
 
 
 def _message(value: Any) -> str | None:
-    if value is None:
+    if value is None or value == "":
         return None
-    return value if isinstance(value, str) else str(value)
+    return value if isinstance(value, str) else json_text(value)
 
 
 def _text(value: Any) -> str | None:
@@ -91,11 +109,11 @@ def _text(value: Any) -> str | None:
 
 
 def _int(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 100 <= value <= 999 else None
 
 
 def _http(value: Any) -> int | None:
     """A code that is an HTTP status (OpenRouter and Gemini put it there)."""
-    if isinstance(value, str) and value.isdigit():
+    if isinstance(value, str) and len(value) == 3 and value.isascii() and value.isdigit():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599 else None

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import msgspec
 
 from streamfold.errors import WireError
+from streamfold.framing import AutoFramer, Framer
 from streamfold.growth import Text
 from streamfold.types import JSON, AccumulatedData, ErrorDetails, StreamType
 from streamfold.wire.repeat import Repeat, cut
@@ -80,6 +81,8 @@ class Fold(ABC):
     """Whether the protocol has a frame that ends the stream. Where it has none, a finish reason is the end."""
     end_required: ClassVar[bool] = False
     """Whether a stream without its end marker is cut off even though a finish reason was said."""
+    noise: ClassVar[tuple[str, ...]] = ()
+    """Top-level strings of a frame that change all the time and mean nothing to the answer. See `repeat.py`."""
 
     def __init__(self) -> None:
         self._chunks = 0
@@ -120,6 +123,18 @@ class Fold(ABC):
     def recognises(cls, event: JSON, name: str | None) -> bool:
         """Whether a first frame (or a whole response) can only be of this format. For `format="auto"`."""
         return False
+
+    @classmethod
+    def framer(cls) -> Framer:
+        """What cuts a body of this format into frames. By default the body's first bytes say which framing it has."""
+        return AutoFramer()
+
+    def note_http(self, status_code: int | None, headers: Mapping[str, str] | None) -> None:  # noqa: B027
+        """Takes what HTTP said before the body. Most formats say everything in the body."""
+
+    def end_of_body(self) -> int:
+        """The last frame has come: folds what a format held back until it knew. Returns flags, as `add_event` does."""
+        return 0
 
     def close(self) -> None:
         """Stops the response from growing; ends, usage and finish reasons are still taken. See `Text.close`."""
@@ -170,6 +185,20 @@ class Fold(ABC):
             flags |= self.add(payloads[at], names[at] if names is not None else None)
             at += 1
         return flags
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the last frame was one of a kind that repeats, so that `skim` is worth a try."""
+        return self._repeat is not None
+
+    def skim(self, data: bytes, lead: bytes) -> tuple[int, int]:
+        """Folds events at the front of an SSE body that repeat the last one; see `Repeat.skim`.
+
+        Returns how many bytes they were (0 when there are none such) and their flags.
+        """
+        assert self._repeat is not None
+        used, flags = self._repeat.skim(data, lead)
+        return used, flags | CHUNK if used else 0
 
     def add(self, payload: bytes, name: str | None = None) -> int:
         """Folds one frame the complete way."""
@@ -231,7 +260,10 @@ class Fold(ABC):
     def _learn(self, payload: bytes, event: JSON, flags: int) -> None:
         path, target = self._plain  # type: ignore[misc]
         self._credit -= 1
-        self._repeat = cut(payload, event, path, target, flags)
+        try:
+            self._repeat = cut(payload, event, path, target, flags, noise=self.noise)
+        except (KeyError, IndexError, TypeError):
+            self.flag("accumulator_error")  # the format named a place that is not there
 
     def _settle(self) -> None:
         """Takes the account of a pattern that another frame has ended."""

@@ -7,7 +7,8 @@ the records below, and the folded whole is their picture.
 The message itself is `openai_message.py`. The dialects of this API need no names of providers: an empty string says
 nothing (Azure, Ollama); `choices` may be missing, null or empty (usage chunks); usage may come on any chunk, be
 cumulative, and stand at the top, in `x_groq` or inside a choice; a whole `message` beside the deltas is believed only
-for what the deltas did not say (Perplexity).
+for what the deltas did not say (Perplexity); an error may stand at the top, inside a choice, in `x_groq`, or be no
+more than a finish reason.
 """
 
 from __future__ import annotations
@@ -15,36 +16,70 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from streamfold.growth import Extend, Fields, First, Identity, Latest, Merge, Record, Skip, Text, is_empty, merged
-from streamfold.types import JSON, AccumulatedData, Choice, StreamType
+from streamfold.growth import (
+    Extend,
+    Fields,
+    First,
+    Identity,
+    Label,
+    Latest,
+    Merge,
+    Model,
+    Record,
+    Skip,
+    Text,
+    Word,
+    index_of,
+    is_empty,
+    merged,
+)
+from streamfold.types import JSON, AccumulatedData, Choice, ErrorDetails, StreamType
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
-from streamfold.wire.openai_message import LOGPROBS, MESSAGE, Content, brings, chat_message, growing_text
-from streamfold.wire.usage import openai_usage
+from streamfold.wire.openai_message import (
+    LOGPROBS,
+    MESSAGE,
+    Content,
+    ToolCalls,
+    Whole,
+    brings,
+    chat_message,
+    growing_text,
+    is_same_text,
+    nameless_calls,
+    objects,
+)
+from streamfold.wire.usage import is_consistent, openai_usage, provider_cost
 
 __all__ = ["OpenAIChat", "chat_choice", "finish_reason"]
 
 
 CHOICE = Record(
-    index=First,
+    index=Skip,  # the choice's name
     delta=MESSAGE,
-    message=Latest,
-    finish_reason=Latest,
+    message=Whole,
+    text=Text,  # Together repeats there what the delta says
+    finish_reason=Label,
+    native_finish_reason=Label,
     logprobs=LOGPROBS,
     token_ids=Extend,
     content_filter_results=Merge,
     content_filter_result=Merge,
     usage=Merge,
+    error=Latest,
 )
 
 CHUNK_RECORD = Record(
     id=Identity,
-    object=First,
+    object=Word,
     created=First,
-    model=Identity,
+    model=Model,
     choices=Skip,  # folded by index, see `_add_choice`
     obfuscation=Skip,  # padding against traffic analysis
-    error=Skip,
+    sequence_number=Skip,  # of one chunk: a response has none
+    system_fingerprint=Label,
+    service_tier=Label,
+    error=Latest,
     usage=Merge,
     x_groq=Merge,
     prompt_filter_results=Latest,
@@ -55,7 +90,7 @@ CHUNK_RECORD = Record(
 class OpenAIChat(Fold):
     """Folds `chat.completion.chunk` objects into a `chat.completion`."""
 
-    __slots__ = ("_choices", "_finishes", "_top")
+    __slots__ = ("_choices", "_top")
 
     format: ClassVar[str] = "openai-chat"
     stream_type: ClassVar[StreamType] = StreamType.CHAT_COMPLETION
@@ -64,18 +99,21 @@ class OpenAIChat(Fold):
         super().__init__()
         self._top = CHUNK_RECORD()
         self._choices: dict[int, Fields] | None = None
-        self._finishes: set[int] = set()
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
         choices = event.get("choices")
-        error = error_of(event, name)
-        if error is not None:
-            self.error = error_details(error)
+        if not choices or name is not None or "error" in event or "x_groq" in event:
+            error = error_of(event, name)
+            if error is not None:
+                self._fail(error)
+                if error is event:  # a frame that is nothing but an error
+                    self._top.add({"error": event})
+                    return CHUNK
+            elif isinstance(groq := event.get("x_groq"), dict) and groq.get("error"):
+                self._fail(groq["error"])
         self._top.add(event)
-        if event.get("object") == "chat.completion":
-            self.ended = True  # a whole response where a stream was expected
         if isinstance(choices, dict):
-            choices = [choices]
+            choices = (choices,)
         if not isinstance(choices, list | tuple):
             return CHUNK
         if self._choices is None:
@@ -84,88 +122,89 @@ class OpenAIChat(Fold):
         for place, choice in enumerate(choices):
             if isinstance(choice, dict):
                 flags |= self._add_choice(choice, place)
-        if self._seeking and len(choices) == 1 and flags & OUTPUT and not self._finishes:
+        if event.get("object") == "chat.completion" and _is_whole(choices):
+            self.ended = True  # a whole response where a stream was expected
+        if self._seeking and flags & OUTPUT and len(choices) == 1 and not self.finished and type(choices) is list:
             self._look_for_plain(choices[0])
         return flags
 
     def _add_choice(self, choice: Mapping[str, Any], place: int) -> int:
         index = choice.get("index")
-        if not isinstance(index, int):
-            index = place
+        if type(index) is not int:
+            named = index_of(index)
+            index = place if named is None else named
         assert self._choices is not None
         cell = self._choices.get(index)
         if cell is None:
             if self.full:
                 return 0
             cell = self._choices[index] = CHOICE()
-            cell.cell("index").add(index)
         delta = choice.get("delta")
         flags = brings(delta) if isinstance(delta, dict) else 0
-        if self._finishes and flags & CONTENT and index in self._finishes:
+        if self.finished and flags & CONTENT and cell.said("finish_reason"):
             self.flag("content_after_finish")
-        if choice.get("finish_reason"):
-            self._note_replay(cell, delta)
-            self._finishes.add(index)
+        reason = choice.get("finish_reason")
+        if reason:
+            if isinstance(delta, dict) and not cell.said("finish_reason") and _is_replay(cell, delta):
+                # The protocol says to append it all the same.
+                self.flag("terminal_delta_equals_accumulated")
             self.finished = True
-        if not flags and isinstance(choice.get("message"), dict) and cell.get("delta") is None:
-            flags = brings(choice["message"])
-        if choice.get("error"):
-            self.error = error_details(choice["error"])
+        if not flags and cell.get("delta") is None:
+            flags = _whole_brings(choice)
         cell.add(choice)
+        if choice.get("error"):
+            self._fail(choice["error"])
+        elif reason == "error" and self.error is None:
+            # OpenRouter may say no more than that.
+            native = choice.get("native_finish_reason")
+            self.error = ErrorDetails(type="error", code=native if isinstance(native, str) and native else None)
         return flags
 
-    def _note_replay(self, cell: Fields, delta: Any) -> None:
-        """Notes a last delta that holds the whole answer again; the protocol says to append it all the same."""
-        text = delta.get("content") if isinstance(delta, dict) else None
-        message = cell.get("delta")
-        content = message.get("content") if isinstance(message, Fields) else None
-        if isinstance(text, str) and len(text) > 1 and isinstance(content, Content) and content.text.value() == text:
-            self.flag("terminal_delta_equals_accumulated")
+    def _fail(self, error: Any) -> None:
+        """Takes an error. The first one that says anything stays: what follows it is its consequence."""
+        if self.error is None or not self.error.message:
+            self.error = error_details(error)
 
     def _look_for_plain(self, choice: Mapping[str, Any]) -> None:
         """Marks the frame as one whose whole effect is one string appended, if it is. See `repeat.py`."""
         delta = choice.get("delta")
-        index = choice.get("index")
         if not isinstance(delta, dict):
             return
-        if choice.get("logprobs") or choice.get("token_ids") or choice.get("message"):
+        if choice.get("logprobs") or choice.get("token_ids") or choice.get("message") or choice.get("text"):
             return
-        assert self._choices is not None
-        message = self._choices[index if isinstance(index, int) else 0].get("delta")
-        if not isinstance(message, Fields):
-            return
-        leaf: tuple[tuple[str | int, ...], Text] | None = None
-        for key, value in delta.items():
-            if is_empty(value) or key == "role":
-                continue
-            if leaf is not None:
-                return
-            leaf = growing_text(key, value, message)
-            if leaf is None:
-                return
-        if leaf is not None:
-            path, target = leaf
+        index = index_of(choice.get("index")) or 0
+        message = self._choices[index].get("delta") if self._choices is not None else None
+        found = growing_text(delta, message) if isinstance(message, Fields) else None
+        if found is not None:
+            path, target = found
             self._plain = (("choices", 0, "delta", *path), target)
 
     def response(self) -> JSON | None:
         top = self._top.value()
         if top is None:
             return None
-        top.pop("obfuscation", None)
-        top.pop("error", None)
+        for key in ("obfuscation", "sequence_number"):
+            top.pop(key, None)
+        if self._choices is not None:
+            top["choices"] = [_choice_value(index, self._choices[index]) for index in sorted(self._choices)]
+        if not top.get("usage") and (usage := _usage_of(top)):
+            top["usage"] = usage  # where the unstreamed response of the same server has it
         if top.get("object") == "chat.completion.chunk":
             top["object"] = "chat.completion"
-        if self._choices is not None:
-            top["choices"] = [_choice_value(self._choices[index]) for index in sorted(self._choices)]
         return top
 
     @property
     def anomalies(self) -> list[str]:
+        found = super().anomalies
         for key in ("id", "model"):
             cell = self._top.get(key)
             if isinstance(cell, Identity) and cell.changed:
-                self.flag(f"{key}_changed")
-        return super().anomalies
+                found.append(f"{key}_changed")
+        if any(nameless_calls(choice.get("delta")) for choice in (self._choices or {}).values()):
+            found.append("nameless_tool_call")
+        if not is_consistent(self._top.said("usage")):
+            found.append("usage_inconsistent")
+        return found
 
     def close(self) -> None:
         super().close()
@@ -184,7 +223,7 @@ class OpenAIChat(Fold):
 
     @staticmethod
     def view(response: JSON, data: AccumulatedData) -> None:
-        choices = [chat_choice(choice, place) for place, choice in enumerate(_choices_of(response))]
+        choices = [chat_choice(choice, place) for place, choice in enumerate(objects(response.get("choices")))]
         if choices:
             first = min(choices, key=lambda choice: choice.index)
             data.output_message = first.message
@@ -200,36 +239,63 @@ class OpenAIChat(Fold):
         data.response_id = response.get("id") or None
         data.system_fingerprint = response.get("system_fingerprint") or None
         data.service_tier = response.get("service_tier") or None
-        data.token_usage = openai_usage(_usage_of(response))
+        usage = _usage_of(response)
+        data.token_usage = openai_usage(usage)
+        data.cost = provider_cost(usage)
 
 
-def _choice_value(cell: Fields) -> JSON:
+def _is_whole(choices: Any) -> bool:
+    """Whether these are the choices of an unstreamed response. Some servers give their chunks its `object`."""
+    return bool(choices) and all(
+        isinstance(choice, dict) and isinstance(choice.get("message"), dict) and not choice.get("delta")
+        for choice in choices
+    )
+
+
+def _is_replay(choice: Fields, delta: Mapping[str, Any]) -> bool:
+    """Whether a last delta holds the whole answer again."""
+    message = choice.get("delta")
+    if not isinstance(message, Fields):
+        return False
+    content, calls = message.get("content"), message.get("tool_calls")
+    if isinstance(content, Content) and content.is_text and is_same_text(content.text, delta.get("content")):
+        return True
+    return isinstance(calls, ToolCalls) and calls.has_said(delta.get("tool_calls"))
+
+
+def _whole_brings(choice: Mapping[str, Any]) -> int:
+    """What a choice without deltas brings: a whole message, or a bare text."""
+    message = choice.get("message")
+    if isinstance(message, dict):
+        return brings(message)
+    return OUTPUT | CONTENT if choice.get("text") else 0
+
+
+def _choice_value(index: int, cell: Fields) -> JSON:
     """A choice as the unstreamed response has it: `delta` becomes `message`."""
-    out: JSON = {}
+    out: JSON = {"index": index}
     for key, value in (cell.value() or {}).items():
         if key == "delta":
             out["message"] = value if value is not None else {}
-        elif key != "message":
+        elif key not in ("message", "index"):
             out[key] = value
-    whole = (cell.get("message") or Latest()).value()
-    if isinstance(whole, dict):
-        said = out.get("message") or {}
-        out["message"] = {**whole, **{key: item for key, item in said.items() if not is_empty(item) and item != []}}
+    if "message" in out:
+        out.pop("text", None)
+        out["message"].pop("token_id", None)
+    whole = cell.get("message")
+    if whole is not None and isinstance(said := whole.value(), dict):
+        streamed = out.get("message") or {}
+        out["message"] = {**said, **{key: item for key, item in streamed.items() if not is_empty(item) and item != []}}
     return out
 
 
-def _choices_of(response: JSON) -> list[Mapping[str, Any]]:
-    choices = response.get("choices")
-    return [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
-
-
 def _usage_of(response: JSON) -> Any:
-    """Where the usage stands: at the top, in Groq's envelope, or inside a choice (Moonshot)."""
+    """The usage, wherever it stands: at the top, in Groq's envelope, or inside a choice (Moonshot)."""
     usage = response.get("usage")
-    if usage is None and isinstance(response.get("x_groq"), dict):
+    if not usage and isinstance(response.get("x_groq"), dict):
         usage = response["x_groq"].get("usage")
-    if usage is None:
-        for choice in _choices_of(response):
+    if not usage:
+        for choice in objects(response.get("choices")):
             usage = merged(usage, choice.get("usage"))
     return usage
 
@@ -262,11 +328,14 @@ def finish_reason(raw: str | None) -> str | None:
 
 def chat_choice(choice: Mapping[str, Any], place: int) -> Choice:
     """A native choice (streamed and folded, or as it came) as a neutral one."""
-    index = choice.get("index")
-    logprobs = choice.get("logprobs")
+    index = index_of(choice.get("index"))
+    logprobs, reason = choice.get("logprobs"), choice.get("finish_reason")
+    message = chat_message(choice.get("message") or choice.get("delta") or {})
+    if message.content is None and isinstance(choice.get("text"), str):
+        message.content = choice["text"]
     return Choice(
-        index=index if isinstance(index, int) else place,
-        message=chat_message(choice.get("message") or choice.get("delta") or {}),
-        finish_reason=str(choice["finish_reason"]) if choice.get("finish_reason") else None,
+        index=place if index is None else index,
+        message=message,
+        finish_reason=str(reason) if reason else None,
         logprobs=logprobs if isinstance(logprobs, dict) else None,
     )

@@ -7,24 +7,29 @@ servers disagree about what names a call; `ToolCalls` says how that is settled. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import msgspec
 
 from streamfold.growth import (
+    Bare,
     Base64,
     Cell,
     Extend,
     Fields,
     First,
+    Identity,
     Indexed,
     Latest,
     Merge,
     Record,
+    Skip,
     Text,
     Union,
-    is_empty,
+    Word,
+    index_of,
+    json_text,
 )
 from streamfold.types import JSON, ChatMessage, FunctionCall, MessageAudio, ToolCall
 from streamfold.wire.fold import CONTENT, OUTPUT
@@ -34,10 +39,13 @@ __all__ = [
     "MESSAGE",
     "Content",
     "ToolCalls",
+    "Whole",
     "brings",
     "chat_message",
     "growing_text",
     "is_complete_json",
+    "nameless_calls",
+    "objects",
     "tool_call",
 ]
 
@@ -54,7 +62,7 @@ class Name:
         self._value: str | None = None
 
     def add(self, value: Any, *, arguments_begun: bool = False) -> None:
-        if value is None:
+        if not isinstance(value, str):
             return
         if not self._value:
             self._value = value
@@ -71,7 +79,7 @@ class Name:
 class Echo:
     """Text that comes in fragments from some servers and whole, again and again, from others: repeats are dropped."""
 
-    __slots__ = ("_text", "_whole")
+    __slots__ = ("_whole",)
 
     def __init__(self) -> None:
         self._whole: Any = None
@@ -86,13 +94,17 @@ class Echo:
         pass
 
 
-def _echoed(old: Any, new: Any) -> Any:
-    if new is None or new == old:
+DEEPEST_ECHO = 16
+"""Levels at which the fragments of an object's text are still joined."""
+
+
+def _echoed(old: Any, new: Any, depth: int = DEEPEST_ECHO) -> Any:
+    if new is None or (isinstance(new, str) and new == old):
         return old
     if isinstance(old, str) and isinstance(new, str):
         return old + new
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {**old, **{key: _echoed(old.get(key), value) for key, value in new.items()}}
+    if isinstance(old, dict) and isinstance(new, dict) and depth:
+        return {**old, **{key: _echoed(old.get(key), value, depth - 1) for key, value in new.items()}}
     return new
 
 
@@ -101,13 +113,79 @@ class Arguments(Text):
 
     __slots__ = ()
 
+    def spelled(self, value: Any) -> str:
+        return json_text(value)
+
+
+class Prose(Text):
+    """Text that some servers wrap in objects, or in lists of them (`{"content": "..."}`)."""
+
+    __slots__ = ()
+
+    def spelled(self, value: Any) -> str:
+        return "".join(_texts(value)) if isinstance(value, dict | list) else super().spelled(value)
+
+
+DEEPEST_TEXT = 16
+"""Levels at which text is looked for."""
+
+
+def _texts(value: Any, depth: int = DEEPEST_TEXT) -> Iterator[str]:
+    """The strings of a text that is wrapped in objects and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list) and depth:
+        for item in value:
+            yield from _texts(item, depth - 1)
+    elif isinstance(value, dict) and depth:
+        for key in ("text", "content", "thinking", "summary"):
+            yield from _texts(value.get(key), depth - 1)
+
+
+class FunctionPart(Fields):
+    """A `function`, `custom` or `function_call` object. Whether a name is joined depends on its arguments."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(FUNCTION)
+
     def add(self, value: Any) -> None:
-        super().add(msgspec.json.encode(value).decode() if isinstance(value, dict | list) else value)
+        if not isinstance(value, dict):
+            return
+        begun = bool(self.text)
+        for key, item in value.items():
+            cell = self.get(key)
+            if isinstance(cell, Name):
+                cell.add(item, arguments_begun=begun)
+            elif cell is not None:
+                cell.add(item)
+            else:
+                self.begin(key, item)
+
+    @property
+    def text(self) -> Text | None:
+        """The cell of the arguments (of a function) or the input (of a custom tool)."""
+        for key in ("arguments", "input"):
+            cell = self.get(key)
+            if isinstance(cell, Text):
+                return cell
+        return None
 
 
-FUNCTION = Record(name=Name, arguments=Arguments)
-CUSTOM = Record(name=Name, input=Text)
-TOOL_CALL = Record(id=First, type=First, function=FUNCTION, custom=CUSTOM, extra_content=Echo)
+FUNCTION = Record(name=Name, arguments=Arguments, input=Arguments)
+TOOL_CALL = Record(
+    index=Skip,  # names the call while it streams; a whole call has none
+    id=First,
+    type=Word,
+    function=FunctionPart,
+    custom=FunctionPart,
+    extra_content=Echo,
+)
+
+
+LATELY = 128
+"""Calls among which an id without an index is looked for."""
 
 
 class ToolCalls:
@@ -119,261 +197,303 @@ class ToolCalls:
     call. Empty strings name nothing.
     """
 
-    __slots__ = ("_calls", "_last", "_null", "_open", "_shut")
+    __slots__ = ("_calls", "_last", "_next", "_open", "_shut")
 
     def __init__(self) -> None:
-        self._calls: list[tuple[int, Fields]] = []
-        self._open: dict[int, Fields] = {}  # by index, the call that an entry without an id continues
+        self._calls: list[tuple[int, Fields]] | None = None  # None: no call so far
+        self._open: dict[int, Fields] | None = None  # by index, the open call, once there are several
         self._last: Fields | None = None
-        self._null = True
+        self._next = 0
         self._shut = False
 
     def add(self, value: Any) -> None:
         if isinstance(value, dict):
-            value = [value]
+            value = (value,)
         if not isinstance(value, list | tuple):
             return
+        fresh: Fields | None = None  # the call that this very chunk has spoken of last
         for entry in value:
             if isinstance(entry, dict):
-                self._null = False
-                self._add_entry(entry)
+                fresh = self._add_entry(entry, fresh)
 
-    def _add_entry(self, entry: Mapping[str, Any]) -> None:
-        index = entry.get("index")
-        if not isinstance(index, int):
-            index = None
-        call = self._call_of(entry, index)
+    def _add_entry(self, entry: Mapping[str, Any], fresh: Fields | None) -> Fields | None:
+        index = index_of(entry.get("index"))
+        call = self._call_of(entry, index, fresh)
         if call is None:
             if self._shut:
-                return
+                return None
             call = self._begin(index)
         self._last = call
-        for key, item in entry.items():
-            if key == "index":
-                continue
-            if key in ("function", "custom") and isinstance(item, dict):
-                _add_named(call.cell(key), item)
-            else:
-                call.cell(key).add(item)
+        call.add(entry)
+        return call
 
-    def _call_of(self, entry: Mapping[str, Any], index: int | None) -> Fields | None:
+    def _call_of(self, entry: Mapping[str, Any], index: int | None, fresh: Fields | None) -> Fields | None:
         """The call that the entry continues, or None if it opens one."""
-        current = self._open.get(index) if index is not None else self._last
+        current = self._last if index is None else self._at(index)
         identity = entry.get("id")
         if not identity:
-            if index is None and current is not None and _opens_nameless(entry, current):
+            if index is None and current is not None and _opens_nameless(entry, current, fresh):
                 return None
             return current
         if index is None:
-            for _, call in self._calls:
-                if _said(call, "id") == identity:
+            for _, call in reversed((self._calls or [])[-LATELY:]):
+                if call.said("id") == identity:
                     return call
         if current is None:
             return None
-        said = _said(current, "id")
+        said = current.said("id")
         if not said or said == identity:
             return current
         return None if _name_in(entry) else current
 
+    def _at(self, index: int) -> Fields | None:
+        """The call that is open at an index."""
+        if self._open is not None:
+            return self._open.get(index)
+        return self._last if self._calls and self._calls[0][0] == index else None
+
     def _begin(self, index: int | None) -> Fields:
+        if self._calls is None:
+            self._calls = []
+        elif self._open is None:
+            self._open = dict(self._calls)
         if index is None:
-            index = max((i for i, _ in self._calls), default=-1) + 1
+            index = self._next
+        self._next = max(self._next, index + 1)
         call = TOOL_CALL()
-        if self._shut:
-            call.close()
         self._calls.append((index, call))
-        self._open[index] = call
+        if self._open is not None:
+            self._open[index] = call
         return call
 
+    def calls(self) -> list[Fields]:
+        """The calls in the order of their indexes."""
+        return [call for _, call in sorted(self._calls or (), key=lambda pair: pair[0])]
+
     def value(self) -> list[JSON] | None:
-        if self._null:
+        if self._calls is None:
             return None
-        return [call.value() or {} for _, call in sorted(self._calls, key=lambda pair: pair[0])]
+        return [_whole_call(call) for call in self.calls()]
 
     def close(self) -> None:
         self._shut = True
-        for _, call in self._calls:
+        for _, call in self._calls or ():
             call.close()
 
-    def arguments(self, entry: Mapping[str, Any]) -> Text | None:
-        """Where the arguments of the entry just added go."""
-        function = self._last.get("function") if self._last is not None else None
-        cell = function.get("arguments") if isinstance(function, Fields) else None
-        return cell if isinstance(cell, Text) else None
+    def arguments(self) -> Text | None:
+        """Where the arguments of the entry just added went."""
+        return _arguments_of(self._last)
+
+    def has_said(self, value: Any) -> bool:
+        """Whether an entry about to be added brings all the arguments again that its call has already."""
+        for entry in objects(value):
+            function, index = entry.get("function"), index_of(entry.get("index"))
+            text = _arguments_of(self._last if index is None else self._at(index))
+            if text is not None and isinstance(function, dict) and is_same_text(text, function.get("arguments")):
+                return True
+        return False
 
 
-def _said(call: Fields, key: str) -> Any:
-    cell = call.get(key)
-    return cell.value() if cell is not None else None
+def _whole_call(call: Fields) -> JSON:
+    value = call.value() or {}
+    value.pop("index", None)
+    return value
 
 
-def _name_in(entry: Mapping[str, Any]) -> str | None:
+def _arguments_of(call: Fields | None) -> Text | None:
+    function = call.get("function") if call is not None else None
+    return function.text if isinstance(function, FunctionPart) else None
+
+
+def is_same_text(text: Text, again: Any) -> bool:
+    """Whether a string is all of a text that has more than one character, without reading the text in vain."""
+    return (
+        isinstance(again, str) and 1 < len(text) <= 4 * len(again) and len(text) >= len(again) and text.value() == again
+    )
+
+
+def _name_in(entry: Mapping[str, Any]) -> Any:
     for key in ("function", "custom"):
         part = entry.get(key)
         if isinstance(part, dict) and part.get("name"):
-            return str(part["name"])
+            return part["name"]
     return None
 
 
-def _opens_nameless(entry: Mapping[str, Any], current: Fields) -> bool:
-    """Whether an entry without index and id opens a call: it has a name, and the open call has its arguments."""
+def _opens_nameless(entry: Mapping[str, Any], current: Fields, fresh: Fields | None) -> bool:
+    """Whether an entry without index and id opens a call.
+
+    It does if it has a name and the open call has its arguments already, or was named in the same chunk.
+    """
     if not _name_in(entry):
         return False
-    function = current.get("function")
-    arguments = function.get("arguments") if isinstance(function, Fields) else None
-    return isinstance(arguments, Text) and bool(arguments)
+    if current is fresh:
+        return True
+    parts = (current.get("function"), current.get("custom"))
+    return any(isinstance(part, FunctionPart) and part.text for part in parts)
 
 
-def _add_named(cell: Cell, part: Mapping[str, Any]) -> None:
-    """Adds a `function` or `custom` part; the name's rule looks at whether its arguments have begun."""
-    if not isinstance(cell, Fields):
-        return
-    body = cell.get("arguments") or cell.get("input")
-    begun = isinstance(body, Text) and bool(body)
-    cell.add({key: item for key, item in part.items() if key != "name"})
-    if "name" in part:
-        name = cell.cell("name")
-        if isinstance(name, Name):
-            name.add(part["name"], arguments_begun=begun)
+def nameless_calls(message: Cell | None) -> bool:
+    """Whether some tool call of a growing message was never named (what a server sends that splits a call wrongly)."""
+    calls = message.get("tool_calls") if isinstance(message, Fields) else None
+    if not isinstance(calls, ToolCalls):
+        return False
+    for call in calls.calls():
+        parts = (call.get("function"), call.get("custom"))
+        if not any(isinstance(part, FunctionPart) and part.said("name") for part in parts):
+            return True
+    return False
 
 
-REASONING_DETAIL = Record(type=First, index=First, id=First, text=Text, summary=Text, data=Echo)
+class Entries:
+    """Reasoning in typed entries: a fragment continues the last entry of its index while it is of the same kind.
 
-
-class ReasoningDetails:
-    """OpenRouter's `reasoning_details`: a fragment continues the last entry of its index while its type is the same.
-
-    Some servers number every entry 0, so a change of type (or of a stated id) opens a new one.
+    Some servers number every entry 0, or number none, so a change of type or of a stated id opens a new one. So does
+    text after a signature, which ends its entry.
     """
 
-    __slots__ = ("_entries", "_null", "_open", "_shut")
+    __slots__ = ("_entries", "_open", "_shut")
 
     def __init__(self) -> None:
-        self._entries: list[tuple[int, Fields]] = []
+        self._entries: list[tuple[int, Fields]] | None = None  # None: nothing but null so far
         self._open: dict[int, Fields] = {}
-        self._null = True
         self._shut = False
 
     def add(self, value: Any) -> None:
+        if isinstance(value, dict):
+            value = (value,)
         if not isinstance(value, list | tuple):
             return
-        self._null = False
+        if self._entries is None:
+            self._entries = []
         for entry in value:
             if isinstance(entry, dict):
-                self._add_entry(entry)
+                self._add_entry(self._entries, entry)
 
-    def _add_entry(self, entry: Mapping[str, Any]) -> None:
-        index = entry.get("index")
-        if not isinstance(index, int):
-            index = 0
+    def _add_entry(self, entries: list[tuple[int, Fields]], entry: Mapping[str, Any]) -> None:
+        index = index_of(entry.get("index")) or 0
         current = self._open.get(index)
         if current is None or not _continues(entry, current):
             if self._shut:
                 return
-            current = REASONING_DETAIL()
-            self._entries.append((index, current))
+            current = ENTRY()
+            entries.append((index, current))
             self._open[index] = current
         current.add(entry)
 
     def value(self) -> list[JSON] | None:
-        if self._null:
+        if self._entries is None:
             return None
         return [entry.value() or {} for _, entry in sorted(self._entries, key=lambda pair: pair[0])]
 
     def close(self) -> None:
         self._shut = True
-        for _, entry in self._entries:
+        for _, entry in self._entries or ():
             entry.close()
+
+
+ENTRY = Record(type=Word, index=First, id=First, text=Prose, summary=Prose, thinking=Prose, data=Echo)
 
 
 def _continues(entry: Mapping[str, Any], current: Fields) -> bool:
     for key in ("type", "id"):
-        new, old = entry.get(key), _said(current, key)
+        new, old = entry.get(key), current.said(key)
         if new and old and new != old:
             return False
-    return True
+    signature = current.said("signature")
+    if not signature or entry.get("signature") == signature:
+        return True
+    return not (entry.get("text") or entry.get("thinking"))
 
 
 class Content:
-    """`content`: text, or a list of typed parts (Mistral's reasoning models), or first the one and then the other."""
+    """`content`: text, or a list of typed parts (Mistral's reasoning models), or first the one and then the other.
+
+    A part continues the one before it when both are text, or both thinking.
+    """
 
     __slots__ = ("_parts", "_shut", "text")
 
+    part: ClassVar[Record]
+    """How a part of text or thinking grows."""
+
     def __init__(self) -> None:
         self.text = Text()
-        self._parts: list[JSON | Text] | None = None  # once a list has come: parts, and open stretches of plain text
+        """The text, for as long as `is_text`."""
+        self._parts: list[Cell] | None = None  # once a list has come
         self._shut = False
 
-    def add(self, value: Any) -> None:
-        if self._shut:
-            return
-        if isinstance(value, list | tuple):
-            if self._parts is None:
-                self._parts = [self.text] if self.text else []
-            self._parts.extend(
-                dict(part) if isinstance(part, dict) else {"type": "text", "text": str(part)} for part in value
-            )
-        elif self._parts is None:
-            self.text.add(value)
-        elif value:
-            if not self._parts or not isinstance(self._parts[-1], Text):
-                self._parts.append(Text())
-            self._parts[-1].add(value)  # type: ignore[union-attr]
+    @property
+    def is_text(self) -> bool:
+        """Whether nothing but text has come."""
+        return self._parts is None
 
-    def value(self) -> str | list[JSON] | None:
+    def add(self, value: Any) -> None:
+        if self._parts is None and not isinstance(value, list | tuple | dict):
+            self.text.add(value)
+        elif value and not self._shut:
+            for part in value if isinstance(value, list | tuple) else (value,):
+                self._add_part(part)
+
+    def _add_part(self, part: Any) -> None:
+        if self._parts is None:
+            self._parts = []
+            if self.text:
+                self._add_part(self.text.value())
+        if not isinstance(part, dict):
+            if part is None or part == "":
+                return
+            part = {"type": "text", "text": part}
+        last = self._parts[-1] if self._parts else None
+        kind = part.get("type")
+        if isinstance(last, Fields) and kind in ("text", "thinking") and last.said("type") == kind:
+            last.add(part)
+        else:
+            cell = (self.part if kind in ("text", "thinking") else Latest)()
+            cell.add(part)
+            self._parts.append(cell)
+
+    def value(self) -> str | list[Any] | None:
         if self._parts is None:
             return self.text.value()
-        joined: list[JSON] = []
-        for part in self._parts:
-            _join_part(joined, {"type": "text", "text": part.value()} if isinstance(part, Text) else part)
-        return joined
+        return [part.value() for part in self._parts]
 
     def close(self) -> None:
         self._shut = True
         self.text.close()
 
 
-def _join_part(joined: list[JSON], part: JSON) -> None:
-    """Adds a typed part, joining it to the one before when both are text (or thinking) of the same kind."""
-    last = joined[-1] if joined else None
-    if last is None or last.get("type") != part.get("type"):
-        joined.append(part)
-    elif part.get("type") == "text":
-        joined[-1] = {**last, "text": (last.get("text") or "") + (part.get("text") or "")}
-    elif part.get("type") == "thinking":
-        joined[-1] = {**last, **part, "thinking": _join_parts(last.get("thinking"), part.get("thinking"))}
-    else:
-        joined.append(part)
+class Thinking(Content):
+    """`thinking` of a part: text, or parts of its own, which hold no further ones."""
+
+    __slots__ = ()
+
+    part = Record(type=Word, text=Text)
 
 
-def _join_parts(old: Any, new: Any) -> Any:
-    if not isinstance(old, list) or not isinstance(new, list):
-        return new if is_empty(old) else old if is_empty(new) else f"{old}{new}"
-    joined = list(old)
-    for part in new:
-        _join_part(joined, part)
-    return joined
+Content.part = Record(type=Word, text=Text, thinking=Thinking)
 
 
 REASONING_KEYS = ("reasoning", "reasoning_content", "reasoning_text", "thinking")
 """Where servers put the model's reasoning: OpenRouter and vLLM, DeepSeek, Copilot, others."""
 
 MESSAGE = Record(
-    role=First,
+    role=Word,
+    token_id=Skip,  # of one token (Together): a message has many
     content=Content,
     refusal=Text,
-    reasoning=Text,
-    reasoning_content=Text,
-    reasoning_text=Text,
-    thinking=Text,
-    reasoning_details=ReasoningDetails,
+    reasoning=Prose,
+    reasoning_content=Prose,
+    reasoning_text=Prose,
+    thinking=Prose,
+    reasoning_details=Entries,
     tool_calls=ToolCalls,
-    function_call=FUNCTION,
+    function_call=FunctionPart,
     audio=Record(id=First, data=Base64, transcript=Text, expires_at=Latest),
     annotations=Union,
     images=Union,
     executed_tools=Indexed(Record()),
-    thinking_blocks=Extend,
+    thinking_blocks=Entries,
     provider_specific_fields=Merge,
 )
 
@@ -382,61 +502,136 @@ LOGPROBS = Record(
 )
 
 
-def growing_text(key: str, value: Any, message: Fields) -> tuple[tuple[str | int, ...], Text] | None:
-    """The path of a delta's one growing string, and its cell."""
-    cell = message.get(key)
-    if isinstance(value, str):
-        if isinstance(cell, Content):
-            return ((key,), cell.text) if isinstance(cell.value(), str) else None
-        return ((key,), cell) if type(cell) is Text else None
-    if not isinstance(cell, ToolCalls) or not isinstance(value, list) or len(value) != 1:
+class Whole:
+    """A whole `message` in the place of a delta, sent again and again as it grows.
+
+    Some servers call their deltas that: content which does not begin with the content before it is joined to it.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self) -> None:
+        self._value: JSON | None = None
+
+    def add(self, value: Any) -> None:
+        if not isinstance(value, dict):
+            return
+        old = self._value or {}
+        said, content = old.get("content"), value.get("content")
+        self._value = {**old, **{key: item for key, item in value.items() if key not in old or not _is_nothing(item)}}
+        if isinstance(said, str) and isinstance(content, str) and not content.startswith(said):
+            self._value["content"] = said + content
+
+    def value(self) -> JSON | None:
+        return self._value
+
+    def close(self) -> None:
+        pass
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or value == "" or value == []
+
+
+SETTLED = (Bare, Identity, Union)
+"""Cells that stay as they are when the same value is added again."""
+
+
+def growing_text(delta: Mapping[str, Any], message: Fields) -> tuple[tuple[str | int, ...], Text] | None:
+    """The path of the one string that a delta has just added to a message, and its cell.
+
+    None if the delta did more than that: the same delta with another string would not be the same again.
+    """
+    found: tuple[tuple[str | int, ...], Text] | None = None
+    for key, value in delta.items():
+        cell = message.get(key)
+        if _is_nothing(value) or type(cell) in SETTLED:
+            continue
+        if found is not None:
+            return None
+        if isinstance(cell, ToolCalls):
+            found = _growing_arguments(value, cell)
+        elif isinstance(value, str):
+            text = cell.text if isinstance(cell, Content) and cell.is_text else cell
+            found = ((key,), text) if isinstance(text, Text) else None
+        if found is None:
+            return None
+    return found
+
+
+def _growing_arguments(value: Any, calls: ToolCalls) -> tuple[tuple[str | int, ...], Text] | None:
+    entry = value[0] if isinstance(value, list) and len(value) == 1 else None
+    if not isinstance(entry, dict) or entry.keys() - {"index", "id", "type", "function"}:
         return None
-    entry = value[0]
-    function = entry.get("function") if isinstance(entry, dict) else None
-    if not isinstance(function, dict) or not function.get("arguments") or function.get("name"):
+    function = entry.get("function")
+    if not isinstance(function, dict) or function.get("name") or function.keys() - {"name", "arguments"}:
         return None
-    if not isinstance(function["arguments"], str) or entry.keys() - {"index", "id", "type", "function"}:
+    text = calls.arguments()
+    if text is None or not isinstance(function.get("arguments"), str):
         return None
-    target = cell.arguments(entry)
-    return (("tool_calls", 0, "function", "arguments"), target) if target is not None else None
+    return ("tool_calls", 0, "function", "arguments"), text
+
+
+_BRINGS = dict.fromkeys(("content", "refusal", "images"), OUTPUT | CONTENT) | dict.fromkeys(
+    (*REASONING_KEYS, "tool_calls", "function_call", "reasoning_details", "thinking_blocks", "executed_tools"), OUTPUT
+)
+"""What a field of a delta shows, if it holds anything."""
 
 
 def brings(delta: Mapping[str, Any]) -> int:
     """What the model put out in a delta."""
-    if delta.get("content") or delta.get("refusal") or delta.get("images"):
-        return OUTPUT | CONTENT
+    flags = 0
+    for key, value in delta.items():
+        if value:
+            flags |= _BRINGS.get(key, 0)
     audio = delta.get("audio")
     if isinstance(audio, dict) and (audio.get("data") or audio.get("transcript")):
-        return OUTPUT | CONTENT
-    if delta.get("tool_calls") or delta.get("function_call") or delta.get("reasoning_details"):
-        return OUTPUT
-    if any(delta.get(key) for key in REASONING_KEYS):
-        return OUTPUT
-    return 0
+        flags |= OUTPUT | CONTENT
+    return flags
 
 
-def chat_message(message: Mapping[str, Any]) -> ChatMessage:
+def chat_message(message: Any) -> ChatMessage:
     """A native OpenAI message as a neutral one."""
+    if not isinstance(message, dict):
+        return ChatMessage(content=message if isinstance(message, str) else None)
     content, reasoning = _content_of(message.get("content"))
-    spelled = [value for key in REASONING_KEYS if isinstance(value := message.get(key), str) and value]
-    audio = message.get("audio")
-    calls = message.get("tool_calls")
-    function = message.get("function_call")
+    spelled = ["".join(_texts(message.get(key))) for key in REASONING_KEYS]
+    audio, function = message.get("audio"), message.get("function_call")
+    calls = [tool_call(call, place) for place, call in enumerate(objects(message.get("tool_calls")))]
     return ChatMessage(
         role=message.get("role"),
         content=content,
         refusal=message.get("refusal"),
         # Two spellings of the same reasoning are the same reasoning.
-        reasoning=max(spelled, key=len) if spelled else reasoning,
-        reasoning_details=message.get("reasoning_details") or None,
+        reasoning=max(spelled, key=len) or reasoning or _detailed_reasoning(message),
+        reasoning_details=objects(message.get("reasoning_details")) or None,
         audio=_audio(audio) if isinstance(audio, dict) else None,
-        tool_calls=[tool_call(call, place) for place, call in enumerate(calls)] if calls else None,
-        function_call=FunctionCall(function.get("name"), function.get("arguments"))
-        if isinstance(function, dict)
-        else None,
-        annotations=message.get("annotations") or None,
-        images=message.get("images") or None,
+        tool_calls=calls or None,
+        function_call=_function(function) if isinstance(function, dict) else None,
+        annotations=objects(message.get("annotations")) or None,
+        images=objects(message.get("images")) or None,
     )
+
+
+def objects(value: Any) -> list[JSON]:
+    """The objects of what should be a list of objects."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list | tuple) else []
+
+
+def _detailed_reasoning(message: Mapping[str, Any]) -> str | None:
+    """The reasoning of a message that tells it in entries only."""
+    for key in ("reasoning_details", "thinking_blocks"):
+        text = "".join(_texts([{**entry, "content": None} for entry in objects(message.get(key))]))
+        if text:
+            return text
+    return None
+
+
+def _function(part: Mapping[str, Any]) -> FunctionCall:
+    arguments = part.get("arguments")
+    if arguments is not None and not isinstance(arguments, str):
+        arguments = json_text(arguments)
+    return FunctionCall(part.get("name"), arguments)
 
 
 def _audio(audio: Mapping[str, Any]) -> MessageAudio:
@@ -447,37 +642,25 @@ def _content_of(content: Any) -> tuple[str | None, str | None]:
     """The text and the reasoning of a `content` that is a string or a list of typed parts."""
     if not isinstance(content, list):
         return content if isinstance(content, str) else None, None
-    texts: list[str] = []
-    thoughts: list[str] = []
-    for part in content:
-        if not isinstance(part, dict):
-            continue
-        if isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        thinking = part.get("thinking")
-        if isinstance(thinking, list):
-            thoughts.extend(
-                item["text"] for item in thinking if isinstance(item, dict) and isinstance(item.get("text"), str)
-            )
-        elif isinstance(thinking, str):
-            thoughts.append(thinking)
+    parts = objects(content)
+    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+    thoughts = [text for part in parts for text in _texts(part.get("thinking"))]
     return "".join(texts) if texts else None, "".join(thoughts) if thoughts else None
 
 
 def tool_call(call: Mapping[str, Any], place: int) -> ToolCall:
     """A native tool call as a neutral one, with the verdict on its arguments."""
-    function = call.get("function")
-    arguments = function.get("arguments") if isinstance(function, dict) else None
-    if isinstance(arguments, dict | list):
-        arguments = msgspec.json.encode(arguments).decode()
+    part, custom = call.get("function"), call.get("custom")
+    function = _function(part) if isinstance(part, dict) else None
+    extra = call.get("extra_content")
     return ToolCall(
         index=place,
         id=call.get("id"),
         type=call.get("type"),
-        function=FunctionCall(function.get("name"), arguments) if isinstance(function, dict) else None,
-        custom=call.get("custom"),
-        extra_content=call.get("extra_content"),
-        arguments_complete=is_complete_json(arguments),
+        function=function,
+        custom=custom if isinstance(custom, dict) else None,
+        extra_content=extra if isinstance(extra, dict) else None,
+        arguments_complete=is_complete_json(function.arguments if function is not None else None),
     )
 
 
@@ -487,6 +670,6 @@ def is_complete_json(arguments: str | None) -> bool:
         return True
     try:
         msgspec.json.decode(arguments)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return False
     return True

@@ -16,18 +16,17 @@ depend on it. Over WebSocket the events are the same; a few servers put the type
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from sys import intern
 from typing import Any, ClassVar, Final
-
-import msgspec
 
 from streamfold.growth import Text, index_of
 from streamfold.types import JSON, AccumulatedData, ChatMessage, ErrorDetails, MessageAudio, StreamType, ToolCall
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_message import tool_call
-from streamfold.wire.repeat import WINDOW, Repeat
+from streamfold.wire.packed import Packed, pack, unpack
+from streamfold.wire.repeat import NoisyRepeat, cut
 from streamfold.wire.responses_items import Item, Items, Leaf, PartList, brings, place_of, reconciled
 from streamfold.wire.usage import openai_usage
 
@@ -113,82 +112,6 @@ BESIDE_THE_RESPONSE: Final = frozenset({"type", "response", "sequence_number", "
 MAX_MISSING_NUMBERS: Final = 4096
 
 
-class Delta(msgspec.Struct, gc=False):
-    """What of a delta event decides where its string goes. Anything of another shape takes the complete way."""
-
-    type: str
-    delta: str
-    sequence_number: int = -1
-    item_id: str | None = None
-    output_index: int | None = None
-    content_index: int | None = None
-    summary_index: int | None = None
-    command_index: int | None = None
-    logprobs: tuple[()] | None = None
-
-
-_delta = msgspec.json.Decoder(Delta).decode
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder().decode
-
-
-class DeltaRun(Repeat):
-    """Deltas of one string, one after the other: the Responses API's way to repeat a frame (`wire/repeat.py`).
-
-    Its deltas carry a number and padding that change with each, and to cut a frame around three holes costs twice
-    what it costs to read the few typed fields that matter; the fold ignores all others.
-    """
-
-    __slots__ = ("_names", "_next", "_step")
-
-    def __init__(self, first: Delta, target: Text, flags: int, step: int) -> None:
-        super().__init__(b"", b"", target, flags)
-        self._names = (
-            intern(first.type),
-            first.item_id,
-            first.output_index,
-            first.content_index,
-            first.summary_index,
-            first.command_index,
-        )
-        self._step = step
-        self._next = first.sequence_number + step
-
-    def run(self, payloads: Sequence[bytes], at: int) -> tuple[int, int]:
-        kind, item, output, content, summary, command = self._names
-        number, step, text = self._next, self._step, self._target.open()
-        begun = at
-        flags = 0
-        for payload in payloads[at : at + WINDOW]:
-            try:
-                delta = _delta(payload)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                break
-            if (
-                delta.sequence_number != number
-                or delta.type != kind
-                or delta.item_id != item
-                or delta.output_index != output
-                or delta.content_index != content
-                or delta.summary_index != summary
-                or delta.command_index != command
-            ):
-                break
-            number += step
-            at += 1
-            if delta.delta:
-                text += delta.delta.encode()
-                flags = self._flags
-        self._next = number
-        self.hits += at - begun
-        return at, flags
-
-    @property
-    def last(self) -> int:
-        """The number of the last delta."""
-        return self._next - self._step
-
-
 class OpenAIResponses(Fold):
     """Folds the events of the Responses API into a `Response`."""
 
@@ -210,7 +133,7 @@ class OpenAIResponses(Fold):
 
     def __init__(self) -> None:
         super().__init__()
-        self._envelope: JSON | bytes | None = None
+        self._envelope: Packed | None = None
         """The response without its output: packed, until the stream is over."""
         self._items = Items()
         self._final: list[Any] | None = None
@@ -447,7 +370,7 @@ class OpenAIResponses(Fold):
         response = self._response_in(event)
         if response is None:
             return 0
-        self._envelope = _packed(self._merged(event, response))
+        self._envelope = pack(self._merged(event, response))
         output = response.get("output")
         if isinstance(output, list) and not self.full:
             for index, snapshot in enumerate(output):
@@ -536,11 +459,7 @@ class OpenAIResponses(Fold):
         return merged
 
     def _unpacked(self) -> JSON:
-        envelope = self._envelope
-        if isinstance(envelope, bytes):
-            unpacked: JSON = _unpack(envelope)
-            return unpacked
-        return dict(envelope or {})
+        return dict(unpack(self._envelope or {}))
 
     # ------------------------------------------------------------------ sequence numbers
 
@@ -577,22 +496,15 @@ class OpenAIResponses(Fold):
     def _learn(self, payload: bytes, event: JSON, flags: int) -> None:
         if self._plain is None or self._number != self._high:
             return  # numbers that go on from here have been seen before, and each of them is to be noted
-        target = self._plain[1]
+        path, target = self._plain
+        self._open = self._plain = None  # the pattern knows both
         self._credit -= 1
-        try:
-            first = _delta(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return
-        if self._open is not None and self._open[2].id == first.item_id:
-            first.item_id = self._open[2].id  # the same text, but held once
-        self._open = self._plain = None  # the run knows both
-        step = 0 if self._zeros or self._number is None else 1
-        self._repeat = DeltaRun(first, target, flags, step)
+        numbered = self._number is not None and not self._zeros
+        self._repeat = cut(payload, event, path, target, flags, numbered=numbered)
 
     def _settle(self) -> None:
-        run = self._repeat
-        if isinstance(run, DeltaRun) and self._number is not None:
-            self._number = self._high = run.last
+        if isinstance(self._repeat, NoisyRepeat) and self._number is not None:
+            self._number = self._high = self._repeat.number
         super()._settle()
 
     @property
@@ -650,14 +562,6 @@ def _type_of(event: JSON, name: str | None) -> str:
     if error_of(event, name) is not None:
         return "error"
     return name or ""
-
-
-def _packed(envelope: JSON) -> JSON | bytes:
-    """A decoded object takes five times the memory of its text, and a live stream holds it all the time."""
-    try:
-        return _pack(envelope)
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        return envelope
 
 
 # ---------------------------------------------------------------------- view

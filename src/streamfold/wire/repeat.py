@@ -17,19 +17,27 @@ What must be right, and why it is:
 * The hole must hold a valid string body. Without backslash, quote or control character that is seen at once; with
   one, the JSON decoder judges. Anything doubtful is a miss, and a miss takes the complete way.
 * Some frames carry more that changes and means nothing to the answer: OpenAI's `obfuscation` (padding against traffic
-  analysis) and the `sequence_number` of the Responses API. They are holes as well.
+  analysis), the `sequence_number` of the Responses API, and what a format calls its `noise` (Ollama's `created_at`).
+  They are holes as well.
 * Any other frame in between ends the pattern: it may have changed what the pattern takes as unchanged.
+
+Frames that repeat mostly come in runs, and a run is folded without a look at each of its frames: cut apart at what is
+always the same, its holes are judged and joined together (`_text`). Given unframed bytes, that even spares the framing
+(`skim`). One frame at a time (`_body`) is for short runs and for what the other way cannot settle.
+
+A pattern lives as long as its stream, so it holds no more than the frame's own bytes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
 
-from streamfold.growth import COLLAPSE, Text
+from streamfold.growth import Text
 
 __all__ = ["Repeat", "cut"]
 
@@ -37,180 +45,327 @@ TEXT: Final = 0
 PADDING: Final = 1
 NUMBER: Final = 2
 
-WINDOW: Final = 256
-"""Frames looked at in one run: a slice of that size costs nothing, one of a whole long body would, at every miss."""
+LF: Final = 10
+BLANK_LINE: Final = b"\n\n"
+
+NEEDLE: Final = 12
+"""Bytes that are searched for where a longer stretch is meant: enough to be rare, few enough to be quick."""
+
+FEW: Final = 8
+WINDOW: Final = 64
+"""Frames folded together, at the least and at the most. Few at first, because one that differs spoils the stretch;
+never too many, so that their bytes stay in the processor's cache."""
+
+MARK: Final = b"\x7f"
+"""Stands between two string bodies."""
+
+END_MARK: Final = b"\x01"
+INNER_MARKS: Final = (b"\x02", b"\x03", b"\x04")
+NO_MARKS: Final = bytes(byte for byte in range(256) if not 1 <= byte <= 4)
+ONE_MARK: Final = bytes(1 if 1 <= byte <= 4 else byte for byte in range(256))
+"""Marks for the end of a frame and for the literals within. JSON text holds no such byte: one that is there shows as
+one too many."""
+
+CANDIDATES: Final = 4
+"""Places looked at for a key that occurs again and again in a frame; far down is not worth the search."""
 
 _BODY = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 _DIGITS = re.compile(rb"\d*")
+_is_noise = re.compile(rb"[0-9A-Za-z:.+_-]+").fullmatch
+"""Padding and timestamps: none of it ends, or has to be escaped in, a JSON string."""
 _PROBE = b"\\u0001probe"
 _PROBE_TEXT = "\x01probe"
 _PROBE_NUMBER = b"9007199254740991"
 _string = msgspec.json.Decoder(str).decode
+_integers = msgspec.json.Decoder(list[int]).decode
 
 
 class Repeat:
-    """One frame cut around its one hole, and where its text goes."""
+    """One frame cut around its one hole, and where its text goes.
 
-    __slots__ = ("_append", "_flags", "_prefix", "_start", "_stop", "_suffix", "_target", "hits")
+    What stands between prefix and suffix is the frame's *body*; here it is the hole's string itself.
+    """
+
+    __slots__ = ("_begin", "_end", "_flags", "_lead", "_target", "_window", "hits")
 
     def __init__(self, prefix: bytes, suffix: bytes, target: Text, flags: int) -> None:
-        self._prefix = prefix
-        self._suffix = suffix
-        self._start = len(prefix)
-        self._stop = -len(suffix)
+        # The prefix after what leads to it on the wire, the suffix before what ends it there; see `skim`.
+        self._lead = b""
+        self._begin = prefix
+        self._end = suffix
         self._target = target
-        self._append = target.open().append
         self._flags = flags
+        self._window = FEW
         self.hits = 0
         """Frames folded this way so far."""
 
+    def skim(self, data: bytes, lead: bytes) -> tuple[int, int]:
+        """Folds the events at the front of an SSE body that repeat this frame, each `lead`, payload, blank line.
+
+        Returns how many bytes they were, and the flags of what was folded.
+        """
+        if lead is not self._lead:
+            self._lead, self._begin, self._end = lead, lead + self._prefix, self._suffix + BLANK_LINE
+        begin, end = self._begin, self._end
+        if not data.startswith(begin):
+            return 0, 0
+        if data.endswith(end):
+            body = data[len(begin) : -len(end)]
+            if LF not in body:  # just one event, as a paced stream has in each read
+                text = self._body(body, 0)
+                return (len(data), self._take(text, 1)) if text is not None else (0, 0)
+        return self._skim_many(data)
+
+    def _skim_many(self, data: bytes) -> tuple[int, int]:
+        """From hole to hole the bytes are always the same, so one split finds all bodies.
+
+        It splits at the end of what is the same, since searching many bytes is slow; that the rest of it was there too
+        shows when all is put together again.
+        """
+        begin, end = self._begin, self._end
+        between = end + begin
+        needle = begin[-NEEDLE:]
+        pieces = data[len(begin) :].split(needle)
+        last = pieces.pop()
+        bodies = list(map(itemgetter(slice(len(needle) - len(between))), pieces))
+        size = sum(map(len, bodies)) + len(bodies) * len(between)
+        if LF in b"".join(bodies) or data[len(begin) : len(begin) + size] != between.join([*bodies, b""]):
+            bodies, last = self._until_another(data)
+        final, found, _ = last.partition(end)
+        if found:
+            bodies.append(final)
+        text = self._text(bodies) if bodies else None
+        if text is None:
+            return 0, 0
+        used = len(bodies) * (len(begin) + len(end)) + sum(map(len, bodies))
+        return used, self._take(text, len(bodies))
+
+    def _until_another(self, data: bytes) -> tuple[list[bytes], bytes]:
+        """The bodies up to some other event, and the bytes from the last hole before it on."""
+        bodies = data[len(self._begin) :].split(self._end + self._begin)
+        other = next((place for place, body in enumerate(bodies) if LF in body), len(bodies) - 1)
+        return bodies[:other], bodies[other]
+
+    @property
+    def _prefix(self) -> bytes:
+        return self._begin[len(self._lead) :]
+
+    @property
+    def _suffix(self) -> bytes:
+        return self._end[: -len(BLANK_LINE)] if self._lead else self._end
+
     def run(self, payloads: Sequence[bytes], at: int) -> tuple[int, int]:
-        """Folds the frames from `at` on for as long as they repeat this one, a window of them at most.
+        """Folds the frames from `at` on while they repeat this one, a window of them at most.
 
         Returns where it stopped, and the flags of what it folded.
         """
-        prefix, suffix, start, stop, append = self._prefix, self._suffix, self._start, self._stop, self._append
-        begun = at
+        window = payloads[at : at + self._window]
+        prefix, suffix = self._prefix, self._suffix
+        if len(window) >= FEW and window[-1].startswith(prefix):
+            bodies = _bodies(window, prefix, suffix)
+            text = self._text(bodies) if bodies is not None else None
+            if text is not None:
+                self._window = min(WINDOW, 2 * self._window)
+                return at + len(window), self._take(text, len(window))
         flags = 0
-        for payload in payloads[at : at + WINDOW]:
-            if not payload.startswith(prefix) or not payload.endswith(suffix):
-                break
-            body = payload[start:stop]
-            text = None
-            if 92 not in body and 34 not in body:
-                try:
-                    text = body.decode()
-                except UnicodeDecodeError:
-                    break
-                if not text.isprintable():
-                    text = None
+        for payload in window:
+            body = _body_of(payload, prefix, suffix)
+            text = self._body(body, 0) if body is not None else None
             if text is None:
-                text = _text(body)
-                if text is None:
-                    break
-            if text:
-                append(text)
-                flags = self._flags
+                break
+            flags |= self._take(text, 1)
             at += 1
-        self._count(at - begun)
         return at, flags
-
-    def _count(self, hits: int) -> None:
-        self.hits += hits
-        if len(self._target.open()) >= COLLAPSE:
-            self._target.collapse()
 
     def settle(self) -> int:
         """Ends the pattern; returns how many frames it folded."""
-        self._target.collapse()
         return self.hits
+
+    def _take(self, text: bytes, frames: int) -> int:
+        self.hits += frames
+        self._target.open().extend(text)
+        return self._flags if text else 0
+
+    def _text(self, bodies: list[bytes]) -> bytes | None:
+        """The text of frames with these bodies; None if one of them is another frame."""
+        if len(bodies) >= FEW:
+            return self._joined(bodies)
+        text = b""
+        for place, body in enumerate(bodies):
+            one = self._body(body, place)
+            if one is None:
+                return None
+            text += one
+        return text
+
+    def _body(self, body: bytes, place: int) -> bytes | None:
+        """The text of one body, the `place`-th that is looked at now."""
+        return _utf8(body)
+
+    def _joined(self, bodies: list[bytes]) -> bytes | None:
+        """The text of many bodies, without a look at each."""
+        return _strings(bodies)
 
 
 class NoisyRepeat(Repeat):
-    """A frame with several holes, of which one is text that counts."""
+    """A frame with several holes, of which one is text that counts. Its body is the holes and what is between them."""
 
-    __slots__ = ("_inner", "_last", "_number")
+    __slots__ = ("_between", "_kinds", "_number")
 
     def __init__(self, literals: list[bytes], kinds: list[int], target: Text, flags: int, number: int) -> None:
         super().__init__(literals[0], literals[-1], target, flags)
-        # Each hole but the last with the literal that ends it, and that literal's first byte and length.
-        self._inner = tuple(
-            (kind, literal[0], literal, len(literal)) for kind, literal in zip(kinds[:-1], literals[1:-1], strict=True)
-        )
-        self._last = kinds[-1]
+        self._kinds = tuple(kinds)
+        self._between = tuple(literals[1:-1])
         self._number = number
 
-    def run(self, payloads: Sequence[bytes], at: int) -> tuple[int, int]:
-        prefix, start, suffix, stop = self._prefix, self._start, self._suffix, self._stop
-        inner, last, append, number = self._inner, self._last, self._append, self._number
-        begun = at
-        flags = 0
-        body = b""
-        for payload in payloads[at : at + WINDOW]:
-            if payload[:start] != prefix or not payload.endswith(suffix):
-                break
-            place = start
-            for kind, first, literal, width in inner:
+    @property
+    def number(self) -> int:
+        """The number of the last frame, where frames are numbered."""
+        return self._number
+
+    def _take(self, text: bytes, frames: int) -> int:
+        self._number += frames
+        return super()._take(text, frames)
+
+    def _body(self, body: bytes, place: int) -> bytes | None:
+        text = None
+        start = 0
+        for kind, literal in zip(self._kinds, (*self._between, b""), strict=True):
+            if literal:
                 # Searching one byte is several times quicker than searching the literal that begins with it.
-                end = payload.find(first, place)
-                if payload[end : end + width] != literal:
-                    end = payload.find(literal, place)
+                end = body.find(literal[0], start)
+                if body[end : end + len(literal)] != literal:
+                    end = body.find(literal, start)
                     if end < 0:
-                        break
-                hole = payload[place:end]
-                place = end + width
-                if kind == TEXT:
-                    body = hole
-                elif kind == NUMBER:
-                    if not hole.isdigit() or int(hole) != number + 1:
-                        break  # out of order: for the complete way to judge
-                elif not hole.isalnum():
-                    break
+                        return None
             else:
-                hole = payload[place:stop]
-                if last == PADDING:
-                    if not hole.isalnum():
-                        break
-                elif last == TEXT:
-                    if place > len(payload) + stop:
-                        break
-                    body = hole
-                elif not hole.isdigit() or int(hole) != number + 1:
-                    break
-                text = _text(body)
+                end = len(body)
+            hole = body[start:end]
+            start = end + len(literal)
+            if kind == TEXT:
+                text = _utf8(hole)
                 if text is None:
-                    break
-                number += 1
-                if text:
-                    append(text)
-                    flags = self._flags
-                at += 1
-                continue
-            break
-        self._number = number
-        self._count(at - begun)
-        return at, flags
+                    return None
+            elif not (_is_noise(hole) if kind == PADDING else hole == b"%d" % (self._number + place + 1)):
+                return None  # a number out of order is for the complete way to judge
+        return text
 
-
-def _text(body: bytes) -> str | None:
-    """The string that a JSON string body spells, or None when it is not one."""
-    if 92 not in body and 34 not in body:
-        try:
-            text = body.decode()
-        except UnicodeDecodeError:
+    def _joined(self, bodies: list[bytes]) -> bytes | None:
+        marked = END_MARK.join(bodies)
+        # Each literal becomes a mark of its own; the marks alone then show whether all are there and in order.
+        for literal, mark in zip(self._between, INNER_MARKS, strict=False):
+            marked = mark.join(marked.split(literal))  # half the time of replace, which searches twice
+        inner = b"".join(INNER_MARKS[: len(self._between)])
+        if marked.translate(None, NO_MARKS) != (inner + END_MARK) * (len(bodies) - 1) + inner:
             return None
-        # A control character is not allowed in a JSON string; what is not printable is left to the decoder.
-        if text.isprintable():
-            return text
+        holes = marked.translate(ONE_MARK).split(END_MARK)
+        text = None
+        for place, kind in enumerate(self._kinds):
+            column = holes[place :: len(self._kinds)]
+            if kind == TEXT:
+                text = _strings(column)
+            elif kind == PADDING:
+                if not _is_noise(b"".join(column)):
+                    return None
+            elif _numbers(column) != list(range(self._number + 1, self._number + 1 + len(bodies))):
+                return None
+        return text
+
+
+def _bodies(window: Sequence[bytes], prefix: bytes, suffix: bytes) -> list[bytes] | None:
+    """What stands between prefix and suffix in each frame; None if some frame has others.
+
+    All are cut unseen; whether the cuts were right shows when the window is put together again.
+    """
+    bodies = list(map(itemgetter(slice(len(prefix), -len(suffix))), window))
+    if prefix + (suffix + b"\n" + prefix).join(bodies) + suffix != b"\n".join(window):
+        return None
+    return bodies
+
+
+def _body_of(payload: bytes, prefix: bytes, suffix: bytes) -> bytes | None:
+    """What stands between prefix and suffix in one frame; None if it has others."""
+    if not payload.startswith(prefix) or not payload.endswith(suffix):
+        return None
+    stop = len(payload) - len(suffix)
+    # Where the two overlap it is not JSON.
+    return payload[len(prefix) : stop] if stop >= len(prefix) else None
+
+
+def _numbers(digits: list[bytes]) -> list[int] | None:
+    """The integers that these bytes spell in JSON, or None when one of them is none."""
     try:
-        return _string(b'"' + body + b'"')
+        return _integers(b"[" + b",".join(digits) + b"]")
     except msgspec.DecodeError:
         return None
 
 
-def cut(payload: bytes, event: dict[str, Any], path: tuple[str | int, ...], target: Text, flags: int) -> Repeat | None:
+def _strings(bodies: list[bytes]) -> bytes | None:
+    """The strings that JSON string bodies spell, as one piece of UTF-8, or None when one of them is not one.
+
+    They are joined by a character that JSON allows in a string but in no escape and in no other character, so that
+    nothing that is cut apart between two of them can pass.
+    """
+    marked = MARK.join(bodies)
+    if marked.count(MARK) != len(bodies) - 1:
+        return None
+    try:
+        text = _string(b'"' + marked + b'"')
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    utf8 = text.encode()
+    # An escape may spell the mark: then it is text, and cannot be told from the others.
+    return utf8.replace(MARK, b"") if utf8.count(MARK) == len(bodies) - 1 else None
+
+
+def _utf8(body: bytes) -> bytes | None:
+    """The string that a JSON string body spells, as UTF-8, or None when it is not one."""
+    if 92 not in body and 34 not in body:
+        try:
+            if body.decode().isprintable():
+                return body
+        except UnicodeDecodeError:
+            return None
+        # A control character is not allowed in a JSON string; what is not printable is left to the decoder.
+    try:
+        return _string(b'"' + body + b'"').encode()
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def cut(
+    payload: bytes,
+    event: dict[str, Any],
+    path: tuple[str | int, ...],
+    target: Text,
+    flags: int,
+    *,
+    numbered: bool = True,
+    noise: Sequence[str] = (),
+) -> Repeat | None:
     """Cuts a folded frame around the string at `path`; None when that cannot be proved to be right.
 
-    `event` is the decoded `payload`. Top-level `obfuscation` and `sequence_number` become holes too.
+    `event` is the decoded `payload`. Top-level `obfuscation` and `noise` become holes too, and `sequence_number` where
+    events are `numbered` (some servers give all of them the same number).
     """
-    holes = [_hole(payload, event, path, TEXT)]
-    if isinstance(event.get("obfuscation"), str):
-        holes.append(_hole(payload, event, ("obfuscation",), PADDING))
+    wanted: list[tuple[tuple[str | int, ...], int]] = [(path, TEXT)]
+    wanted += [((key,), PADDING) for key in ("obfuscation", *noise) if isinstance(event.get(key), str)]
     number = event.get("sequence_number")
-    if isinstance(number, int):
-        holes.append(_hole(payload, event, ("sequence_number",), NUMBER))
-    spans = sorted(hole for hole in holes if hole is not None)
-    if len(spans) != len(holes):
+    if numbered and isinstance(number, int):
+        wanted.append((("sequence_number",), NUMBER))
+    try:
+        spans = [_hole(payload, event, *each) for each in wanted]
+    except RecursionError:  # nested too deeply to be compared
         return None
-    literals, kinds, at = [], [], 0
-    for start, end, kind in spans:
-        if start < at:
-            return None
+    literals: list[bytes] = []
+    kinds: list[int] = []
+    at = 0
+    for start, end, kind in sorted(span for span in spans if span is not None):
         literals.append(payload[at:start])
         kinds.append(kind)
         at = end
     literals.append(payload[at:])
-    if not all(literals[1:]):
+    if len(kinds) != len(wanted) or not all(literals[1:]):
         return None
     if len(kinds) == 1:
         return Repeat(literals[0], literals[1], target, flags)
@@ -223,27 +378,34 @@ def _hole(payload: bytes, event: dict[str, Any], path: tuple[str | int, ...], ki
     for step in path[:-1]:
         parent = parent[step]
     key = path[-1]
-    quote = b"" if kind == NUMBER else b'"'
-    probe, meant = (_PROBE_NUMBER, int(_PROBE_NUMBER)) if kind == NUMBER else (_PROBE, _PROBE_TEXT)
-    body = _DIGITS if kind == NUMBER else _BODY
     original = parent[key]
+    try:
+        parent[key] = int(_PROBE_NUMBER) if kind == NUMBER else _PROBE_TEXT
+        for start, end in _candidates(payload, str(key), kind):
+            if _decoded(payload[:start] + (_PROBE_NUMBER if kind == NUMBER else _PROBE) + payload[end:]) == event:
+                return start, end, kind
+    finally:
+        parent[key] = original
+    return None
+
+
+def _candidates(payload: bytes, key: str, kind: int) -> Iterator[tuple[int, int]]:
+    """Where a value of this key may stand: the key can occur elsewhere in the frame, or inside a string of it."""
+    body = _DIGITS if kind == NUMBER else _BODY
     for colon in (b'":', b'": '):
-        needle = b'"' + str(key).encode() + colon + quote
-        at = payload.find(needle)
-        for _ in range(4):  # the key may also stand elsewhere in the frame; far down is not worth the search
+        needle = b'"' + key.encode() + colon + (b"" if kind == NUMBER else b'"')
+        start = 0
+        for _ in range(CANDIDATES):
+            at = payload.find(needle, start)
             if at < 0:
                 break
             start = at + len(needle)
             found = body.match(payload, start)
-            end = found.end() if found else start
-            try:
-                probed = msgspec.json.decode(payload[:start] + probe + payload[end:])
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                probed = None
-            parent[key] = meant
-            same = probed == event
-            parent[key] = original
-            if same:
-                return start, end, kind
-            at = payload.find(needle, start)
-    return None
+            yield start, found.end() if found else start
+
+
+def _decoded(payload: bytes) -> Any:
+    try:
+        return msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

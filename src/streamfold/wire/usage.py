@@ -10,34 +10,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from streamfold.types import CompletionTokensDetails, PromptTokensDetails, TokenUsage
+from streamfold.types import CompletionTokensDetails, Cost, PromptTokensDetails, TokenUsage
 
-__all__ = ["count", "openai_usage"]
+__all__ = ["count", "is_consistent", "openai_usage", "provider_cost"]
+
+MOST_TOKENS = 10**15
+"""More than any response has; a larger number is no count."""
 
 
 def count(value: Any) -> int | None:
-    """A token count, or None for anything that is not one."""
+    """A token count, or None for anything that is not one (a negative number, NaN, a word)."""
+    if isinstance(value, str) and len(value) <= 15 and value.isascii() and value.isdigit():
+        return int(value)  # as protobuf spells 64-bit numbers in JSON
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return int(value)
+    return int(value) if 0 <= value <= MOST_TOKENS else None
 
 
 def openai_usage(usage: Any) -> TokenUsage:
     """The `usage` of a chat completion, a text completion, a Responses response or an image, all of one family."""
     if not isinstance(usage, dict):
         return TokenUsage(source="missing")
-    prompt = _first(usage, "prompt_tokens", "input_tokens")
-    completion = _first(usage, "completion_tokens", "output_tokens")
-    total = count(usage.get("total_tokens"))
-    inputs = _details(usage, "prompt_tokens_details", "input_tokens_details", "input_token_details")
-    outputs = _details(usage, "completion_tokens_details", "output_tokens_details", "output_token_details")
-    reasoning = _first(outputs, "reasoning_tokens")
-    if reasoning is None:
-        reasoning = count(usage.get("reasoning_tokens"))
-    if None not in (prompt, completion, total, reasoning) and prompt + completion + reasoning == total and reasoning:  # type: ignore[operator]
-        # The total shows that reasoning was not counted into the completion tokens.
-        completion += reasoning  # type: ignore[operator]
+    prompt, completion, total, reasoning = _totals(usage)
     source: Literal["provider", "derived", "missing"] = "provider"
+    if completion is not None and _is_reasoning_apart(prompt, completion, total, reasoning):
+        completion += reasoning or 0
     if total is None and prompt is not None and completion is not None:
         total, source = prompt + completion, "derived"
     if prompt is None and completion is None and total is None:
@@ -46,10 +43,77 @@ def openai_usage(usage: Any) -> TokenUsage:
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=total,
-        prompt_tokens_details=_prompt_details(usage, inputs),
-        completion_tokens_details=_completion_details(outputs, reasoning),
+        prompt_tokens_details=_prompt_details(usage, _details(usage, *INPUTS)),
+        completion_tokens_details=_completion_details(_details(usage, *OUTPUTS), reasoning),
         source=source,
     )
+
+
+def is_consistent(usage: Any) -> bool:
+    """Whether the totals of a usage add up, as far as they were said."""
+    if not isinstance(usage, dict):
+        return True
+    prompt, completion, total, reasoning = _totals(usage)
+    if (
+        prompt is None
+        or completion is None
+        or total is None
+        or _is_reasoning_apart(prompt, completion, total, reasoning)
+    ):
+        return True
+    return prompt + completion == total
+
+
+def provider_cost(usage: Any) -> Cost | None:
+    """The price of a response in its provider's own words (OpenRouter, Perplexity), or None if it named none."""
+    if not isinstance(usage, dict):
+        return None
+    cost: Any = usage.get("cost")
+    details: Any = usage.get("cost_details")
+    if isinstance(cost, dict):
+        cost, details = cost.get("total_cost"), cost
+    total = _dollars(cost)
+    if total is None:
+        return None
+    return Cost(
+        total_cost=total,
+        details=details if isinstance(details, dict) else None,
+        source="provider",
+        # With a key of one's own this is the router's fee; the model's price is on another bill.
+        complete=usage.get("is_byok") is not True,
+    )
+
+
+INPUTS = ("prompt_tokens_details", "input_tokens_details", "input_token_details", "prompt_token_details")
+OUTPUTS = ("completion_tokens_details", "output_tokens_details", "output_token_details", "completion_token_details")
+
+
+def _totals(usage: Mapping[str, Any]) -> tuple[int | None, int | None, int | None, int | None]:
+    """Prompt, completion, total and reasoning tokens as said."""
+    reasoning = _first(_details(usage, *OUTPUTS), "reasoning_tokens")
+    if reasoning is None:
+        reasoning = count(usage.get("reasoning_tokens"))
+    return (
+        _first(usage, "prompt_tokens", "input_tokens"),
+        _first(usage, "completion_tokens", "output_tokens"),
+        count(usage.get("total_tokens")),
+        reasoning,
+    )
+
+
+def _is_reasoning_apart(prompt: int | None, completion: int, total: int | None, reasoning: int | None) -> bool:
+    """Whether reasoning was not counted into the completion tokens: the total shows it, or that it exceeds them."""
+    if not reasoning:
+        return False
+    if total is None:
+        return reasoning > completion
+    return prompt is not None and prompt + completion + reasoning == total
+
+
+def _dollars(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        return None
+    return float(value)
 
 
 def _first(mapping: Mapping[str, Any], *keys: str) -> int | None:

@@ -1,0 +1,374 @@
+"""The short cut for frames that repeat: it folds what decoding each frame would fold, and nothing else."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamfold.growth import Text
+from streamfold.stream import StreamAccumulator
+from streamfold.wire.openai_chat import OpenAIChat
+from streamfold.wire.repeat import cut
+
+PATH = ("choices", 0, "delta", "content")
+
+
+def frame(text, *, body=None, **top):
+    """One chunk's payload; `body` is the raw JSON string body in the place of the text."""
+    event = {"id": "c1", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}], **top}
+    payload = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
+    return payload if body is None else payload.replace(json.dumps(text).encode(), b'"' + body + b'"', 1)
+
+
+def pattern(payload, path=PATH):
+    text = Text()
+    return cut(payload, json.loads(payload), path, text, 6), text
+
+
+def run(repeat, *payloads):
+    """How many of the frames the pattern takes."""
+    return repeat.run(list(payloads), 0)[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"plain", "plain"),
+        (b"", None),
+        (b'say \\"hi\\"', 'say "hi"'),
+        (b'ends in a quote\\"', 'ends in a quote"'),
+        (b"ends in a backslash\\\\", "ends in a backslash\\"),
+        (b'\\"},\\"finish_reason\\":null}]}', '"},"finish_reason":null}]}'),
+        (b"\\ud83d\\udea2 \\u00e9 \\n", "🚢 é \n"),
+        ("né 🚢 \u00a0".encode(), "né 🚢 \u00a0"),
+        (b"\x7f", "\x7f"),
+    ],
+)
+def test_takes_every_string_body(body, text):
+    """Whatever a JSON string can hold is appended as the decoder reads it."""
+    repeat, cell = pattern(frame("first"))
+    assert run(repeat, frame("x", body=body)) == 1
+    assert (cell.value() or None) == text
+
+
+OTHERS = [
+    frame("x", body=b"open quote\\"),
+    frame("x", body=b'a","b":"c'),
+    frame("x", body=b"tab\there"),
+    frame("x", body=b"nul\x00"),
+    frame("x", body=b"bad utf-8 \xff"),
+    frame("x", body=b"cut utf-8 \xc3"),
+    frame("x", body=b"\\x41"),
+    frame("x", body=b"\\ud83d"),
+    frame("x", id="c2"),
+    frame("x", late=1),
+    frame("x")[:-1],
+    frame("x")[1:],
+    frame("x") + b" ",
+    frame("").replace(b'""', b'"'),
+    frame("x").replace(b"null", b'"stop"'),
+    b"",
+    b"[DONE]",
+]
+"""Frames that are not the one that repeats, or no JSON."""
+
+
+@pytest.mark.parametrize("payload", OTHERS)
+def test_leaves_all_else_to_the_decoder(payload):
+    """A frame that differs anywhere else, or whose hole holds no valid string, is not taken and leaves no trace."""
+    repeat, cell = pattern(frame("first"))
+    assert repeat.run([payload], 0) == (0, 0)
+    assert repeat.hits == 0
+    assert not cell.value()
+
+
+def folded(repeat, payloads):
+    """How many of the frames the pattern takes, window by window."""
+    at = 0
+    while True:
+        stopped, _ = repeat.run(payloads, at)
+        if stopped == at:
+            return at
+        at = stopped
+
+
+def test_takes_a_window_at_a_time():
+    """One run may end after a window of frames, and the next goes on where it stopped."""
+    repeat, cell = pattern(frame("first"))
+    assert folded(repeat, [frame("a")] * 300) == 300
+    assert repeat.settle() == 300
+    assert cell.value() == "a" * 300
+
+
+@pytest.mark.parametrize("before", [1, 7, 8, 40])
+@pytest.mark.parametrize("payload", OTHERS)
+def test_stops_at_another_frame(payload, before):
+    """In a long run the frames before another one are taken, each once, and that one is left to the decoder."""
+    repeat, cell = pattern(frame("first"))
+    texts = [f"w{number}\\n" for number in range(before)]
+    payloads = [frame("x", body=text.encode()) for text in texts]
+    assert folded(repeat, [*payloads, payload, *payloads]) == before
+    assert repeat.hits == before
+    assert cell.value() == "".join(texts).replace("\\n", "\n")
+
+
+@pytest.mark.parametrize("top", [{}, {"obfuscation": "p0"}, {"sequence_number": 0}])
+@pytest.mark.parametrize(
+    "body",
+    [rb"\u007f", b"\x7f", rb"\u0001", rb"\u0002\u0003", rb"\"", rb"\\", rb"\n", "\u2028é🚢".encode(), rb"\"},\"", b""],
+)
+def test_odd_text_in_a_long_run(body, top):
+    """Text that spells whatever a run may be cut or joined by is folded as the text it is."""
+
+    def numbered(number, body):
+        own = {**top, "sequence_number": number} if "sequence_number" in top else top
+        return frame("x", body=body, **own)
+
+    payloads = [numbered(number, body if number == 20 else b"a") for number in range(1, 41)]
+    quick, slow = OpenAIChat(), OpenAIChat()
+    quick.add_all([numbered(0, b"a"), *payloads], None)
+    for payload in [numbered(0, b"a"), *payloads]:
+        slow.add_decoded(json.loads(payload))
+    assert quick.response() == slow.response()
+    assert quick.chunks == 41
+
+
+@pytest.mark.parametrize(
+    "top",
+    [
+        {"note": {"content": "decoy"}},
+        {"content": "decoy"},
+        {"note": '"content":"decoy"'},
+        {"delta": [{"content": "first"}]},
+    ],
+)
+def test_the_key_may_stand_elsewhere(top):
+    """The hole is the string at the path, however often its key occurs in the frame."""
+    payload = json.dumps({**top, **json.loads(frame("first"))}, separators=(",", ":")).encode()
+    repeat, cell = pattern(payload)
+    second = json.dumps({**top, **json.loads(frame("second"))}, separators=(",", ":")).encode()
+    assert run(repeat, second) == 1
+    assert cell.value() == "second"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        frame("first").replace(b'"content"', b'"con\\u0074ent"'),
+        frame("first").replace(b'"content":', b'"content"\n:\t'),
+        frame("first").replace(b'"content":', b'"content": '),
+        b"\n " + frame("first") + b" \r\n",
+    ],
+)
+def test_unusual_spelling_is_cut_rightly_or_not_at_all(payload):
+    """Where the key is spelled in a way that cannot be found, or the frame has white space, nothing wrong is cut."""
+    repeat, cell = pattern(payload)
+    if repeat is not None:
+        assert run(repeat, payload.replace(b"first", b"other")) == 1
+        assert cell.value() == "other"
+
+
+def test_a_duplicated_key_is_cut_at_the_one_that_counts():
+    """Of two equal keys the decoder takes the last, and so does the cut."""
+    payload = frame("first").replace(b'"content":"first"', b'"content":"early","content":"first"')
+    repeat, cell = pattern(payload)
+    assert run(repeat, payload.replace(b"first", b"last"), payload.replace(b"early", b"other")) == 1
+    assert cell.value() == "last"
+
+
+def test_padding_and_numbers_are_holes_too():
+    """Obfuscation may change freely and a sequence number has to count on; anything else is not taken."""
+    repeat, cell = pattern(frame("a", obfuscation="x1", sequence_number=9))
+    good = [frame("b", obfuscation="yy", sequence_number=10), frame('q"\\', obfuscation="z", sequence_number=11)]
+    assert run(repeat, *good) == 2
+    for bad in (
+        frame("c", obfuscation="p", sequence_number=13),
+        frame("c", obfuscation="p", sequence_number=11),
+        frame("c", obfuscation="p", sequence_number=12).replace(b":12", b":012"),
+        frame("c", obfuscation="a b", sequence_number=12),
+        frame("c", obfuscation='a","d":"', sequence_number=12),
+        frame("c", sequence_number=12),
+        frame("c", obfuscation="p", sequence_number="12"),
+    ):
+        assert run(repeat, bad) == 0, bad
+    assert run(repeat, frame("d", obfuscation="p", sequence_number=12)) == 1
+    assert cell.value() == 'bq"\\d'
+
+
+def ordered(*keys, **top):
+    """A chunk's payload with its fields in this order."""
+    event = json.loads(frame(**top))
+    return json.dumps({key: event[key] for key in keys}, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize("keys", [("obfuscation", "choices"), ("choices", "obfuscation")])
+def test_holes_in_any_order(keys):
+    """Padding before or after the text: like frames are taken, and what only looks alike is left to the decoder."""
+    repeat, cell = pattern(ordered(*keys, text="first", obfuscation="p"))
+    assert run(repeat, ordered(*keys, text="plain", obfuscation="q7"), ordered(*keys, text="", obfuscation="r")) == 2
+    for bad in (
+        ordered(*keys, text="x", obfuscation="q 7"),
+        ordered(*keys, text="x", obfuscation='q","p":"'),
+        ordered(*keys, text="x", obfuscation="q").replace(b'"index":0', b'"index":1'),
+        ordered(*keys, text="x", obfuscation="q").replace(b'"finish_reason":null', b'"finish_reason":"stop"'),
+        ordered(*keys, text="", obfuscation="").replace(b'""', b'"'),
+        ordered(*keys, text="", obfuscation="q").replace(b'""', b'"'),
+        ordered(*keys, text='"},"finish_reason":null}],"obfuscation":"', obfuscation='"'),
+    ):
+        assert run(repeat, bad) == 0, bad
+    assert cell.value() == "plain"
+
+
+def test_a_number_before_the_text_counts_on():
+    """A sequence number that stands before the text is held to its count as well."""
+    keys = ("sequence_number", "choices")
+    repeat, cell = pattern(ordered(*keys, text="a", sequence_number=4))
+    assert run(repeat, ordered(*keys, text="x", sequence_number=6)) == 0
+    assert run(repeat, ordered(*keys, text="b", sequence_number=5), ordered(*keys, text="c", sequence_number=6)) == 2
+    assert run(repeat, ordered(*keys, text="x", sequence_number=6)) == 0
+    assert cell.value() == "bc"
+
+
+def test_a_deep_frame_is_left_alone():
+    """A frame nested too deeply to be compared makes no pattern and no exception."""
+    for depth in range(500, 1000):
+        payload = frame("first", deep=0).replace(b'"deep":0', b'"deep":' + b"[" * depth + b"]" * depth)
+        fold = OpenAIChat()
+        fold.add_all([payload, payload], None)
+        if fold.malformed:
+            break
+        assert fold.response()["choices"][0]["message"]["content"] == "firstfirst"
+        assert fold.anomalies == []
+
+
+def test_caller_sees_no_probe():
+    """Cutting a frame leaves the decoded frame as it was."""
+    payload = frame("first", obfuscation="p", sequence_number=1)
+    event = json.loads(payload)
+    assert cut(payload, event, PATH, Text(), 6) is not None
+    assert event == json.loads(payload)
+
+
+TEXTS = st.text(max_size=6) | st.sampled_from(
+    ["", '"', "\\", '\\"', '"}}]}', '","obfuscation":"x"', "\n", "\u2028", "🚢", "\x7f", "é", '"content":"', "{}"]
+)
+DELTAS = st.one_of(
+    st.builds(lambda text: {"content": text}, TEXTS),
+    st.builds(lambda text: {"role": "assistant", "content": text, "tool_calls": []}, TEXTS),
+    st.builds(lambda text: {"reasoning_content": text, "content": None}, TEXTS),
+    st.builds(lambda text: {"reasoning": text, "reasoning_content": text}, TEXTS),
+    st.builds(lambda text: {"refusal": text}, TEXTS),
+    st.builds(
+        lambda text, at: {"tool_calls": [{"index": at, "function": {"arguments": text}}]}, TEXTS, st.integers(0, 1)
+    ),
+    st.builds(lambda text: {"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": text}}]}, TEXTS),
+    st.builds(lambda text: {"content": [{"type": "text", "text": text}]}, TEXTS),
+    st.just({}),
+)
+EXTRAS = st.fixed_dictionaries(
+    {},
+    optional={
+        "obfuscation": st.sampled_from(["", "a1", "b2c", "x y", '"']),
+        "sequence_number": st.integers(0, 3),
+        "usage": st.sampled_from([None, {"total_tokens": 1}, {"total_tokens": 2}]),
+        "model": st.sampled_from(["m", "n"]),
+    },
+)
+CHOICES = st.fixed_dictionaries(
+    {"index": st.sampled_from([0, 0, 0, 1]), "delta": DELTAS},
+    optional={
+        "finish_reason": st.sampled_from([None, None, None, "stop"]),
+        "logprobs": st.sampled_from([None, {"content": [{"token": "a"}]}]),
+        "text": st.sampled_from(["", "t"]),
+    },
+)
+
+
+@st.composite
+def streams(draw):
+    """Payloads as servers write them: runs of like chunks, in one spelling of JSON or another."""
+    payloads = []
+    for _ in range(draw(st.integers(1, 6))):
+        choice, extra = draw(CHOICES), draw(EXTRAS)
+        ascii_only, separators = draw(st.booleans()), draw(st.sampled_from([(",", ":"), (", ", ": ")]))
+        for number in range(draw(st.integers(1, 6) | st.integers(8, 40))):
+            if number:
+                choice = {**choice, "delta": _with(choice["delta"], draw(TEXTS))}
+            if "sequence_number" in extra:
+                extra = {**extra, "sequence_number": extra["sequence_number"] + draw(st.sampled_from([1, 1, 1, 0, 2]))}
+            event = {"id": "c1", "choices": [choice], **extra}
+            payloads.append(json.dumps(event, ensure_ascii=ascii_only, separators=separators).encode())
+    return payloads
+
+
+def _with(delta, text):
+    """The delta with another text in the same place."""
+    if isinstance(delta, dict):
+        return {
+            key: item if key in ("role", "id", "name", "type") else _with(item, text) for key, item in delta.items()
+        }
+    if isinstance(delta, list):
+        return [_with(item, text) for item in delta]
+    return text if isinstance(delta, str) else delta
+
+
+@settings(max_examples=600, deadline=None)
+@given(streams(), st.data())
+def test_short_cut_equals_the_complete_way(payloads, data):
+    """A stream folded in reads of any size gives what one folded chunk by chunk does."""
+    quick, slow = OpenAIChat(), OpenAIChat()
+    flags_quick = flags_slow = at = 0
+    while at < len(payloads):
+        size = data.draw(st.integers(1, len(payloads) - at))
+        flags_quick |= quick.add_all(payloads[at : at + size], None)
+        at += size
+    for payload in payloads:
+        flags_slow |= slow.add_decoded(json.loads(payload))
+    assert quick.response() == slow.response()
+    assert (quick.chunks, quick.anomalies, flags_quick) == (slow.chunks, slow.anomalies, flags_slow)
+
+
+class Counting(OpenAIChat):
+    """Counts the frames that are decoded."""
+
+    decoded = 0
+
+    def add(self, payload, name=None):
+        self.decoded += 1
+        return super().add(payload, name)
+
+
+@settings(max_examples=300, deadline=None)
+@given(streams(), st.data())
+def test_bytes_equal_the_complete_way(payloads, data):
+    """The same holds from the bytes on, cut anywhere."""
+    body = b"".join(b"data: " + payload + b"\n\n" for payload in payloads)
+    stream, slow = StreamAccumulator("openai-chat"), OpenAIChat()
+    at = 0
+    while at < len(body):
+        size = data.draw(st.integers(1, 3000))
+        stream.feed(body[at : at + size])
+        at += size
+    for payload in payloads:
+        slow.add_decoded(json.loads(payload))
+    record = stream.snapshot()
+    assert record.response == slow.response()
+    assert (record.chunks, record.integrity.anomalies) == (slow.chunks, slow.anomalies)
+
+
+def test_most_frames_take_the_short_cut():
+    """An ordinary stream decodes a handful of its frames, whichever of its fields is the one that grows."""
+    deltas = [
+        lambda text: {"content": text},
+        lambda text: {"content": text, "tool_calls": []},
+        lambda text: {"content": None, "reasoning_content": text},
+        lambda text: {"channel": "final", "content": text},
+        lambda text: {"tool_calls": [{"index": 0, "function": {"arguments": text}}]},
+    ]
+    for delta in deltas:
+        fold = Counting()
+        chunks = [{"id": "c", "choices": [{"index": 0, "delta": delta(f"w{i}")}]} for i in range(500)]
+        fold.add_all([json.dumps(chunk).encode() for chunk in chunks], None)
+        assert fold.decoded <= 3
+        assert fold.chunks == 500
