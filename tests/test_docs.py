@@ -44,8 +44,8 @@ def test_links_lead_somewhere(page):
 def test_every_anomaly_code_is_documented():
     """Each code that the library can flag has its line in docs/anomalies.md, and the page names no other."""
     source = "\n".join(path.read_text() for path in (ROOT / "src" / "streamfold").rglob("*.py"))
-    flagged = set(re.findall(r'flag\(\s*"([a-z_]+)"', source)) | set(
-        re.findall(r'anomalies\.append\("([a-z_]+)"\)', source)
+    flagged = set(re.findall(r'flag\(\s*"([a-z0-9_]+)"', source)) | set(
+        re.findall(r'anomalies\.append\("([a-z0-9_]+)"\)', source)
     )
-    documented = set(re.findall(r"^\| `([a-z_]+)`", (ROOT / "docs" / "anomalies.md").read_text(), re.MULTILINE))
+    documented = set(re.findall(r"^\| `([a-z0-9_]+)`", (ROOT / "docs" / "anomalies.md").read_text(), re.MULTILINE))
     assert flagged - documented == set()

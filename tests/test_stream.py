@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import streamfold
 from streamfold import StreamAccumulator, UsageError, WireError
 from streamfold.testing import cuts, fold_pieces, shuffled, sse, stable
+from streamfold.types import Cost
 
 
 def chunk(text=None, *, index=0, finish=None, **top):
@@ -102,6 +103,34 @@ def test_every_end_is_told_apart(body, told, status, end_marker, anomalies):
     stream.feed(body)
     data = stream.finish(told).data
     assert (data.status, data.integrity.end_marker, data.integrity.anomalies) == (status, end_marker, anomalies)
+
+
+def test_with_two_choices_both_must_have_finished():
+    """Bytes that end while one of two choices goes on are a truncated stream, though the other said its reason."""
+    half = [chunk("a"), chunk("b", index=1), chunk(finish="stop")]
+    assert streamfold.fold(sse(half), "openai-chat").data.status == "truncated"
+    assert streamfold.fold(sse([*half, chunk(index=1, finish="stop")]), "openai-chat").data.status == "success"
+
+
+class Prices:
+    """A catalog as a user might write it; one that fails if asked to."""
+
+    def __init__(self, cost=None):
+        self.cost = cost
+
+    def cost_of(self, data):
+        if self.cost is None:
+            raise KeyError(data.response_model)
+        return self.cost, None
+
+
+def test_the_catalog_prices_a_stream_and_cannot_break_it():
+    """A catalog's cost is in the record; one that fails leaves null and a reason; without one there is a reason too."""
+    cost = Cost(0.5)
+    assert streamfold.fold(BODY, "openai-chat", catalog=Prices(cost)).data.cost == cost
+    failed = streamfold.fold(BODY, "openai-chat", catalog=Prices()).data
+    assert (failed.cost, failed.cost_reason) == (None, "the catalog failed: KeyError")
+    assert streamfold.fold(BODY, "openai-chat").data.cost_reason == "no catalog"
 
 
 @pytest.mark.parametrize("body", [CUT, FAILED])

@@ -22,7 +22,8 @@ import streamfold
 from streamfold.framing.aws_eventstream import encode
 from streamfold.testing import cuts, fold_pieces, stable
 from streamfold.types import AccumulatedData
-from streamfold.wire.bedrock_converse import BedrockConverse, converse_usage
+from streamfold.wire.bedrock_converse import BedrockConverse
+from streamfold.wire.bedrock_view import converse_usage
 
 FORMAT = "bedrock-converse"
 FIXTURES = Path(__file__).parent / "fixtures" / FORMAT

@@ -123,6 +123,7 @@ class StreamAccumulator:
         "_first_output",
         "_fold",
         "_framer",
+        "_http",
         "_last_chunk",
         "_last_index",
         "_last_output",
@@ -185,6 +186,7 @@ class StreamAccumulator:
         self._sequence: Sequence[_Waiting] | None = None
         self._tape = Tape(tape_bytes) if tape_bytes > 0 else None
         self._fold: Fold | None = None
+        self._http: tuple[int | None, Mapping[str, str] | None] | None = None
         self._unrecognised: list[tuple[JSON, str | None]] | None = None
         if format == "auto":
             self._unrecognised = []
@@ -223,7 +225,7 @@ class StreamAccumulator:
         while data:
             framer = self._framer
             if framer is None:
-                framer = self._framer = AutoFramer()
+                framer = self._framer = self._fold.framer() if self._fold is not None else AutoFramer()
             rest = self._skim(framer, data, now) if type(framer) is SSE and self._tape is None else None
             if rest is None:
                 rest, data = data, b""
@@ -292,6 +294,13 @@ class StreamAccumulator:
     def note_cache(self, cache_debug: CacheDebug) -> None:
         """Notes what a semantic cache in front of the provider said of this answer."""
         self._cache_debug = cache_debug
+
+    def note_http(self, status_code: int | None = None, headers: Mapping[str, str] | None = None) -> None:
+        """Notes what HTTP said before the body. `headers` may be kept in the record: leave out what is secret."""
+        with self._lock:
+            self._http = (status_code, headers)
+            if self._fold is not None:
+                self._fold.note_http(status_code, headers)
 
     # ------------------------------------------------------------------ reading
 
@@ -395,13 +404,13 @@ class StreamAccumulator:
             payloads, names = self._framer.close()
             if payloads:
                 self._add_frames(payloads, names, now)
+        if self._fold is not None and (flags := self._fold.end_of_body()):
+            self._stamp(flags, now)
         data = self._record(now, self._decide(told, error, status_code))
         if error is not None or (status_code or 0) >= 400:
             data.error_details = self._told_error(data.error_details, error, status_code)
-        if self._catalog is not None:
-            data.cost, data.cost_reason = self._catalog.cost_of(data)
-        elif data.cost is None:
-            data.cost_reason = "no catalog"
+        if data.cost is None:  # a cost that the provider states is the cost
+            self._price(data)
         self._framer = self._sequence = None
         return ProcessedStreamResponse(
             type=ResponseType.FINAL,
@@ -415,12 +424,21 @@ class StreamAccumulator:
             raw_request=self._raw_request,
         )
 
+    def _price(self, data: AccumulatedData) -> None:
+        if self._catalog is None:
+            data.cost_reason = "no catalog"
+            return
+        try:
+            data.cost, data.cost_reason = self._catalog.cost_of(data)
+        except Exception as fault:
+            data.cost_reason = f"the catalog failed: {type(fault).__name__}"
+
     def _decide(self, told: Outcome | None, error: Any, status_code: int | None) -> Outcome:
         fold = self._fold
         end = _End(
             told=told,
             ended=fold is not None and fold.ended,
-            finished=fold is not None and fold.finished,
+            finished=fold is not None and fold.is_complete(),
             failed=told is Outcome.ERROR
             or (status_code or 0) >= 400
             or (error is not None and told is None)
@@ -447,6 +465,8 @@ class StreamAccumulator:
     def _begin(self, kind: type[Fold]) -> Fold:
         fold = self._fold = kind()
         fold.strict = self._strict
+        if self._http is not None:
+            fold.note_http(*self._http)
         return fold
 
     def _add_frames(self, payloads: list[bytes], names: list[str | None] | None, now: int) -> None:
@@ -567,11 +587,11 @@ class StreamAccumulator:
         return data
 
     def _view(self, fold: Fold, data: AccumulatedData) -> None:
-        response = fold.response()
-        if response is None:
-            return
-        data.response = response = without_surrogates(response)
         try:
+            response = fold.response()
+            if response is None:
+                return
+            data.response = response = without_surrogates(response)
             fold.view(response, data)
             fold.finish_view(data)
         except Exception:

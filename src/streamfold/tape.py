@@ -56,7 +56,7 @@ class Tape:
             self.entries.append(TapeEntry(offset_ns, payload, names[place] if names else None, index))
 
     def as_json(self) -> str:
-        """The payloads as one JSON array (what is not JSON, as a string), with a mark at the end if any were dropped."""
+        """The payloads as one JSON array (what is not JSON, as a string); a mark at the end says if any were dropped."""
         items = [_raw(entry.payload) for entry in self.entries]
         if self.dropped:
             items.append(
@@ -72,6 +72,7 @@ class Tape:
 
 def _raw(payload: bytes) -> msgspec.Raw:
     try:
+        payload.decode()  # JSON may hold halves of characters as bytes too, which no UTF-8 text can
         decode(payload)
     except (ValueError, RecursionError):
         return msgspec.Raw(msgspec.json.encode(payload.decode("utf-8", "replace")))

@@ -24,16 +24,10 @@ import msgspec
 
 from streamfold.growth import merged
 from streamfold.types import JSON, AccumulatedData, StreamType, TokenUsage
-from streamfold.wire.bedrock_converse import (
-    INITIAL_RESPONSE,
-    PADDING,
-    converse_usage,
-    exception_details,
-    is_exception,
-    is_refusal,
-    refusal_in,
-)
+from streamfold.wire.bedrock_blocks import PADDING
+from streamfold.wire.bedrock_converse import INITIAL_RESPONSE
 from streamfold.wire.bedrock_models import FORMAT, family_of
+from streamfold.wire.bedrock_view import converse_usage, exception_details, is_exception, is_refusal, refusal_in
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, Fold, decode
 

@@ -20,7 +20,8 @@ from typing import Any, ClassVar, Final, NamedTuple
 from streamfold.growth import Fields, Record, Text, index_of, is_empty
 from streamfold.types import JSON, AccumulatedData, ChatMessage, Choice, StreamType, TokenUsage
 from streamfold.wire.anthropic_messages import AnthropicMessages
-from streamfold.wire.bedrock_converse import BedrockConverse, Block
+from streamfold.wire.bedrock_blocks import Block
+from streamfold.wire.bedrock_converse import BedrockConverse
 from streamfold.wire.cohere_chat import CohereChat
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_chat import OpenAIChat

@@ -146,6 +146,10 @@ class Fold(ABC):
         """Chunks of the response so far; pings and frames that could not be read are not counted."""
         return self._chunks + (self._repeat.hits if self._repeat is not None else 0)
 
+    def is_complete(self) -> bool:
+        """Whether all that the stream began has said its finish reason; with n > 1 that is every choice."""
+        return self.finished
+
     @property
     def anomalies(self) -> list[str]:
         """Codes of what was odd, in order of first sight."""

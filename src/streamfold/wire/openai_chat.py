@@ -179,6 +179,9 @@ class OpenAIChat(Fold):
             path, target = found
             self._plain = (("choices", 0, "delta", *path), target)
 
+    def is_complete(self) -> bool:
+        return self.finished and all(cell.said("finish_reason") for cell in (self._choices or {}).values())
+
     def response(self) -> JSON | None:
         top = self._top.value()
         if top is None:
@@ -213,8 +216,11 @@ class OpenAIChat(Fold):
 
     @classmethod
     def recognises(cls, event: JSON, name: str | None) -> bool:
-        if str(event.get("object", "")).startswith("chat.completion"):
+        kind = str(event.get("object", ""))
+        if kind.startswith("chat.completion"):
             return True
+        if kind.startswith(("transcription.", "translation.")):
+            return False  # an older vLLM streams these as if they were chats
         choices = event.get("choices")
         if not isinstance(choices, list):
             return False

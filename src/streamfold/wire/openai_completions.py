@@ -190,6 +190,9 @@ class OpenAICompletions(Fold):
         if isinstance(text, Text):
             self._plain = (("choices", 0, "text"), text)
 
+    def is_complete(self) -> bool:
+        return self.finished and self._finishes >= (self._choices or {}).keys()
+
     def response(self) -> JSON | None:
         out = self._top.value()
         unknown = self.unknown_events

@@ -153,6 +153,9 @@ class FunctionPart(Fields):
     def add(self, value: Any) -> None:
         if not isinstance(value, dict):
             return
+        if "name" not in value:
+            super().add(value)
+            return
         begun = bool(self.text)
         for key, item in value.items():
             cell = self.get(key)
