@@ -12,7 +12,6 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterable
 from types import FrameType
-from typing import Any
 
 __all__ = ["memory", "work"]
 
@@ -34,17 +33,17 @@ def work(function: Callable[[], object]) -> int:
     return calls - 1  # the call that ended the counting
 
 
-def memory(function: Callable[[Any], object], arguments: Iterable[Any]) -> int:
-    """How many bytes the calls of `function`, one for each argument, ask for: each beyond what is held before it."""
+def memory(steps: Iterable[Callable[[], object]]) -> int:
+    """How many bytes these calls, one after the other, ask for: each at its most, beyond what was held before it."""
     asked = 0
     collecting = gc.isenabled()
-    gc.disable()  # what is freed at some moment of its own would be counted as not asked for
+    gc.disable()  # garbage that is freed within a step would hide what the step asks for
     tracemalloc.start()
     try:
-        for argument in arguments:
+        for step in steps:
             before = tracemalloc.get_traced_memory()[0]
             tracemalloc.reset_peak()
-            function(argument)
+            step()
             asked += tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()

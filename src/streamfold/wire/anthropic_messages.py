@@ -44,6 +44,9 @@ from streamfold.wire.usage import count
 
 __all__ = ["AnthropicMessages", "anthropic_finish_reason", "anthropic_usage"]
 
+FEW_BLOCKS: Final = 16
+"""Up to so many blocks it is quicker (and smaller) to look through them than to keep a table."""
+
 IDENTITY: Final = frozenset({"id", "type", "role", "model"})
 """Fields of a message that are said once."""
 
@@ -230,7 +233,7 @@ class AnthropicMessages(Fold):
         super().__init__()
         self._message: Packed | None = None
         self._blocks: list[Block] = []
-        self._newest: dict[int, Block] = {}  # by index, the block that deltas go to
+        self._newest: dict[int, Block] | None = None  # by index, the block that deltas go to; once there are many
         self._last: Block | None = None
         self._counted = False
         """The output tokens were counted; until then the stream has only a placeholder for them."""
@@ -378,7 +381,7 @@ class AnthropicMessages(Fold):
         index = _index(event)
         if index is None:
             self.flag("missing_index")
-            index = max(self._newest, default=-1) + 1
+            index = max((block.index for block in self._blocks), default=-1) + 1
         if not self._is_repeat(index, fields) and not self.full:
             self._note_fallback(fields)
             return CHUNK | self._open(Block(index, fields))
@@ -386,7 +389,7 @@ class AnthropicMessages(Fold):
 
     def _is_repeat(self, index: int, fields: JSON) -> bool:
         """Whether a start is that of a block we have. Otherwise an index in use names a second block."""
-        block = self._newest.get(index)
+        block = self._block_at(index)
         if block is None:
             return False
         if not block.opened:
@@ -407,8 +410,18 @@ class AnthropicMessages(Fold):
 
     def _open(self, block: Block) -> int:
         self._blocks.append(block)
-        self._newest[block.index] = self._last = block
+        self._last = block
+        if self._newest is not None:
+            self._newest[block.index] = block
+        elif len(self._blocks) > FEW_BLOCKS:
+            self._newest = {each.index: each for each in self._blocks}
         return _brings(block.fields)
+
+    def _block_at(self, index: int) -> Block | None:
+        """The block that an index names now."""
+        if self._newest is not None:
+            return self._newest.get(index)
+        return next((block for block in reversed(self._blocks) if block.index == index), None)
 
     def _add_delta(self, event: JSON) -> int:
         delta = event.get("delta")
@@ -441,7 +454,7 @@ class AnthropicMessages(Fold):
             self.flag("missing_index")
             block = self._last
         else:
-            block = self._newest.get(index)
+            block = self._block_at(index)
         if block is None:
             self.flag("missing_block_start")
             if self.full:
@@ -475,7 +488,7 @@ class AnthropicMessages(Fold):
 
     def _stop_block(self, event: JSON) -> int:
         index = _index(event)
-        block = self._newest.get(index) if index is not None else self._last
+        block = self._block_at(index) if index is not None else self._last
         if block is None:
             self.flag("missing_block_start")
             return CHUNK

@@ -32,7 +32,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from operator import itemgetter
+from itertools import takewhile
+from operator import itemgetter, methodcaller
 from typing import Any, Final
 
 import msgspec
@@ -65,6 +66,9 @@ NO_MARKS: Final = bytes(byte for byte in range(256) if not 1 <= byte <= 4)
 ONE_MARK: Final = bytes(1 if 1 <= byte <= 4 else byte for byte in range(256))
 """Marks for the end of a frame and for the literals within. JSON text holds no such byte: one that is there shows as
 one too many."""
+
+KINDS: Final[dict[tuple[int, ...], tuple[int, ...]]] = {}
+"""The few sequences of holes that there are, each held once."""
 
 CANDIDATES: Final = 4
 """Places looked at for a key that occurs again and again in a frame; far down is not worth the search."""
@@ -129,16 +133,23 @@ class Repeat:
         last = pieces.pop()
         bodies = list(map(itemgetter(slice(len(needle) - len(between))), pieces))
         size = sum(map(len, bodies)) + len(bodies) * len(between)
-        if LF in b"".join(bodies) or data[len(begin) : len(begin) + size] != between.join([*bodies, b""]):
-            bodies, last = self._until_another(data)
-        final, found, _ = last.partition(end)
-        if found:
-            bodies.append(final)
-        text = self._text(bodies) if bodies else None
+        text = None
+        if data[len(begin) : len(begin) + size] == between.join([*bodies, b""]):
+            text = self._of_all(bodies, last)
         if text is None:
+            bodies, last = self._until_another(data)
+            text = self._of_all(bodies, last)
+        if text is None or not bodies:
             return 0, 0
         used = len(bodies) * (len(begin) + len(end)) + sum(map(len, bodies))
         return used, self._take(text, len(bodies))
+
+    def _of_all(self, bodies: list[bytes], last: bytes) -> bytes | None:
+        """The text of these bodies and of the one that ends in `last`, which is added to them if it is all there."""
+        final, found, _ = last.partition(self._end)
+        if found:
+            bodies.append(final)
+        return self._text(bodies)
 
     def _until_another(self, data: bytes) -> tuple[list[bytes], bytes]:
         """The bodies up to some other event, and the bytes from the last hole before it on."""
@@ -159,13 +170,16 @@ class Repeat:
 
         Returns where it stopped, and the flags of what it folded.
         """
-        window = payloads[at : at + self._window]
         prefix, suffix = self._prefix, self._suffix
-        if len(window) >= FEW and window[-1].startswith(prefix):
+        window = payloads[at : at + self._window]
+        if window and not window[-1].startswith(prefix):
+            window = list(takewhile(methodcaller("startswith", prefix), window))
+        elif len(window) == self._window:
+            self._window = min(WINDOW, 2 * self._window)
+        if len(window) >= FEW:
             bodies = _bodies(window, prefix, suffix)
             text = self._text(bodies) if bodies is not None else None
             if text is not None:
-                self._window = min(WINDOW, 2 * self._window)
                 return at + len(window), self._take(text, len(window))
         flags = 0
         for payload in window:
@@ -214,7 +228,7 @@ class NoisyRepeat(Repeat):
 
     def __init__(self, literals: list[bytes], kinds: list[int], target: Text, flags: int, number: int) -> None:
         super().__init__(literals[0], literals[-1], target, flags)
-        self._kinds = tuple(kinds)
+        self._kinds = KINDS.setdefault(tuple(kinds), tuple(kinds))
         self._between = tuple(literals[1:-1])
         self._number = number
 
