@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
-from work import memory, work
 
 import streamfold
 from streamfold import ProcessedStreamResponse, StreamAccumulator
 from streamfold.framing.aws_eventstream import encode
 from streamfold.testing import fold_pieces, sse
+from work import memory, work
 
 JSON = dict[str, Any]
 Place = tuple[str | int, ...]
@@ -26,6 +26,8 @@ Events = Callable[[int], list[Any]]
 
 DELTAS = 2000
 CRUMB = 1024
+KIBS = 300
+MANY = 100_000
 
 LINEAR = 2.2
 """What twice the stream may cost."""
@@ -41,6 +43,7 @@ SSE body not even the frames are cut, a binary frame has its checksums and heade
 
 WORD = 'wörd "\n'
 SOUND = "AAEC" * 8
+PROSE = "so much text " * 16
 
 
 class Kind(NamedTuple):
@@ -814,8 +817,8 @@ PASSTHROUGH = [
         for kind in CHAT
         if kind.name in ("text", "padded text", "two texts by turns", "arguments", "audio", "image")
     ),
-    Kind("passthrough", "lines", bare, stream(of=b"so much text\n"), ("body",), times("so much text\n")),
-    Kind("passthrough", "one line", bare, stream(of=b"so much text "), ("body",), times("so much text ")),
+    Kind("passthrough", "lines", bare, stream(of=f"{PROSE}\n".encode()), ("body",), times(f"{PROSE}\n")),
+    Kind("passthrough", "one line", bare, stream(of=PROSE.encode()), ("body",), times(PROSE)),
 ]
 
 # ---------------------------------------------------------------------------------------------- the claims
@@ -824,6 +827,7 @@ KINDS = [
     *(*CHAT, *COMPLETIONS, *RESPONSES, *AUDIO_AND_IMAGES, *ANTHROPIC, *GEMINI, *BEDROCK, *COHERE, *MISTRAL),
     *(*OLLAMA, *PASSTHROUGH),
 ]
+
 
 def title(kind: Kind) -> str:
     return f"{kind.format}: {kind.name}"
@@ -864,6 +868,12 @@ def ways(kind: Kind, count: int) -> Iterator[tuple[str, Callable[[], ProcessedSt
         yield "decoded", partial(decoded, kind, events)
 
 
+def counted(fold: Callable[[], ProcessedStreamResponse]) -> tuple[int, ProcessedStreamResponse]:
+    """The work of a fold, and what came of it."""
+    results: list[ProcessedStreamResponse] = []
+    return work(lambda: results.append(fold())), results[0]
+
+
 def test_every_format_is_here() -> None:
     """No format is left out of what follows."""
     assert {kind.format for kind in KINDS} == set(streamfold.format_names())
@@ -873,31 +883,52 @@ def test_every_format_is_here() -> None:
 def test_work_is_linear(kind: Kind) -> None:
     """Twice the deltas are twice the work and fold right: whole, in small reads, one event a read, and decoded."""
     for (way, once), (_, twice) in zip(ways(kind, DELTAS), ways(kind, 2 * DELTAS), strict=True):
-        results: list[ProcessedStreamResponse] = []
-        few = work(lambda fold=once: results.append(fold()))
-        many = work(lambda fold=twice: results.append(fold()))
+        few, short = counted(once)
+        many, long = counted(twice)
         assert many <= LINEAR * few, way
-        assert [found(kind, done) for done in results] == [kind.whole(DELTAS), kind.whole(2 * DELTAS)], way
+        assert (found(kind, short), found(kind, long)) == (kind.whole(DELTAS), kind.whole(2 * DELTAS)), way
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.calls], ids=title)
 def test_frames_that_repeat_are_not_decoded(kind: Kind) -> None:
-    """Of a long run of deltas, fed whole, only the first few are decoded."""
-    ...
+    """In a run of deltas, fed whole, a frame costs a few calls, where to decode and fold it costs dozens."""
+    body = b"".join(kind.reads(DELTAS))
+    assert work(lambda: fold_pieces([body], kind.format)) < kind.calls * DELTAS
 
 
-ENLARGED = {WORD: "w" * CRUMB, "x": "x" * CRUMB, SOUND: "AAEC" * (CRUMB // 4)}
+@pytest.mark.parametrize(
+    "kind", [kind for kind in (*CHAT, *ANTHROPIC) if kind.name in ("arguments", "input")], ids=title
+)
+def test_arguments_of_a_hundred_thousand_fragments(kind: Kind) -> None:
+    """A hundred thousand fragments of one character are the right text, for no more work each than fewer cost."""
+    for cut in (lambda reads: [b"".join(reads)], list):
+        few, _ = counted(partial(fold_pieces, cut(kind.reads(MANY // 2)), kind.format))
+        many, done = counted(partial(fold_pieces, cut(kind.reads(MANY)), kind.format))
+        assert many <= LINEAR * few
+        assert found(kind, done) == kind.whole(MANY)
+
+
+LONG = {WORD: "w" * CRUMB, "x": "x" * CRUMB, SOUND: "AAEC" * (CRUMB // 4)}
 
 
 def enlarged(value: Any) -> Any:
-    """The event with a KiB for what a delta adds."""
+    """The event with a KiB in the place of what a delta adds."""
     if isinstance(value, dict):
         return {key: enlarged(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [enlarged(entry) for entry in value]
-    return ENLARGED.get(value, value) if isinstance(value, str) else value
+    return LONG.get(value, value) if isinstance(value, str) else value
 
 
 def asked(format: str, reads: list[bytes]) -> int:
+    """Bytes of memory that a stream asks for."""
     stream = StreamAccumulator(format)
     return memory([*(partial(stream.feed, read) for read in reads), stream.finish])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if isinstance(kind.whole(2), str)], ids=title)
+def test_memory_is_linear(kind: Kind) -> None:
+    """What grows is not copied whole with every read: twice the KiBs ask for twice the memory in all."""
+    few, many = ([kind.wire(enlarged(event)) for event in kind.events(count)] for count in (KIBS, 2 * KIBS))
+    assert asked(kind.format, many) <= LINEAR * asked(kind.format, few)
+    assert asked(kind.format, crumbs(many)) <= LINEAR * asked(kind.format, crumbs(few))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamfold
+from streamfold.testing import sse
 from streamfold.types import AccumulatedData, StreamType
 from streamfold.wire.anthropic_messages import AnthropicMessages, anthropic_usage
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT
@@ -38,10 +38,6 @@ def data_of(body: bytes) -> AccumulatedData:
 
 def events_of(body: bytes) -> list[JSON]:
     return [json.loads(line[5:]) for line in body.splitlines() if line.startswith(b"data:")]
-
-
-def sse(events: list[JSON]) -> bytes:
-    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
 
 
 def fold_of(events: list[JSON]) -> AnthropicMessages:
@@ -86,7 +82,6 @@ def text(index: int, *parts: str) -> list[JSON]:
 
 
 STOP: JSON = {"type": "message_stop"}
-DONE = b"data: [DONE]\n\n"
 TOOL: JSON = {"type": "tool_use", "id": "toolu_1", "name": "w", "input": {}}
 
 
@@ -655,12 +650,12 @@ def test_an_sdks_own_events_say_nothing_new() -> None:
     [
         (sse([end("end_turn", {"output_tokens": 2}), STOP]), "success", "end_turn", []),
         (
-            sse([end("end_turn", {"output_tokens": 2})]) + b"data: [DONE]\n\n",
+            sse([end("end_turn", {"output_tokens": 2})], done=True),
             "success",
             "end_turn",
             ["missing_message_stop"],
         ),
-        (sse([end("end_turn", {"output_tokens": 2}), STOP]) + b"data: [DONE]\n\n", "success", "end_turn", []),
+        (sse([end("end_turn", {"output_tokens": 2}), STOP], done=True), "success", "end_turn", []),
         (sse([end("end_turn", {"output_tokens": 2})]), "success", "end_turn", ["missing_done"]),
         (b"", "truncated", None, []),
     ],
@@ -737,26 +732,6 @@ def test_deltas_take_the_short_way(kind: str) -> None:
     fold.add_all([json.dumps(event).encode()] * 500, None)
     assert decoded <= 3
     assert fold.chunks == 500
-
-
-def test_tool_input_in_many_fragments_is_linear() -> None:
-    """A hundred thousand fragments of one tool's input cost about twice what fifty thousand cost."""
-
-    def seconds(n: int) -> float:
-        fragments = [
-            b'{"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"x y"}}'
-        ] * n
-        best = float("inf")
-        for _ in range(3):
-            fold = AnthropicMessages()
-            fold.add_event(opened(0, **TOOL))
-            before = time.perf_counter()
-            fold.add_all(fragments, None)
-            fold.response()
-            best = min(best, time.perf_counter() - before)
-        return best
-
-    assert seconds(100_000) / seconds(50_000) < 3
 
 
 # ------------------------------------------------------------------------------------------------------ fuzzing

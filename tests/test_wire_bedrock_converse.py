@@ -5,7 +5,6 @@ The fixtures hold one event a line, wrapped in its name; the tests make AWS fram
 
 import json
 import random
-import time
 from pathlib import Path
 
 import msgspec
@@ -659,24 +658,16 @@ def test_usage_that_is_none():
 # ---------------------------------------------------------------------------------------------- cost and robustness
 
 
-def test_repeated_frames_are_read_fast():
-    """Tens of thousands of padded deltas cost what their text costs: eight times as many are far from the square."""
-
-    def seconds(count):
-        body = [
-            b'{"contentBlockIndex":0,"delta":{"text":"ab"},"p":"%s"}' % (b"abcdefgh"[: at % 8 + 1])
-            for at in range(count)
-        ]
-        names = ["contentBlockDelta"] * count
-        fold = BedrockConverse()
-        begun = time.perf_counter()
-        fold.add_all(body, names)
-        assert fold.response()["output"]["message"]["content"] == [{"text": "ab" * count}]
-        assert fold.chunks == count
-        return time.perf_counter() - begun
-
-    seconds(1000)
-    assert min(seconds(80_000) for _ in range(3)) < 24 * min(seconds(10_000) for _ in range(3))
+def test_repeated_frames_give_their_text():
+    """Thousands of padded deltas in one go are the whole text, and each of them counts."""
+    count = 10_000
+    body = [
+        b'{"contentBlockIndex":0,"delta":{"text":"ab"},"p":"%s"}' % (b"abcdefgh"[: at % 8 + 1]) for at in range(count)
+    ]
+    fold = BedrockConverse()
+    fold.add_all(body, ["contentBlockDelta"] * count)
+    assert fold.response()["output"]["message"]["content"] == [{"text": "ab" * count}]
+    assert fold.chunks == count
 
 
 MIXED = [

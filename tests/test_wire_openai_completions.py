@@ -1,7 +1,6 @@
 """Text completions: chunks of `text_completion` fold into the one `text_completion` of an unstreamed request."""
 
 import json
-import time
 from pathlib import Path
 
 import msgspec
@@ -227,21 +226,15 @@ def test_close_keeps_ends():
 
 @pytest.mark.parametrize("make", [chunk, lambda text: {"value": text}])
 def test_repeating_frames_take_the_short_way(make):
-    """Frames that differ in their text alone are folded without decoding, to the same response, in linear time."""
-
-    def seconds(count):
-        payloads = [msgspec.json.encode(make(f"t{i} ")) for i in range(count)]
-        fold = OpenAICompletions()
-        begun = time.perf_counter()
-        fold.add_all(payloads, None)
-        took = time.perf_counter() - begun
-        assert fold._repeat is not None
-        assert fold._repeat.hits >= count - 2
-        assert fold.chunks == count
-        assert fold.response()["choices"][0]["text"] == "".join(f"t{i} " for i in range(count))
-        return took
-
-    assert min(seconds(40_000) for _ in range(3)) < 4 * min(seconds(20_000) for _ in range(3))
+    """Frames that differ in their text alone are folded without decoding, to the same response."""
+    count = 1000
+    payloads = [msgspec.json.encode(make(f"t{i} ")) for i in range(count)]
+    fold = OpenAICompletions()
+    fold.add_all(payloads, None)
+    assert fold._repeat is not None
+    assert fold._repeat.hits >= count - 2
+    assert fold.chunks == count
+    assert fold.response()["choices"][0]["text"] == "".join(f"t{i} " for i in range(count))
 
 
 WORDS = "id object model choices usage error text index finish_reason logprobs tokens value delta detail"

@@ -3,7 +3,6 @@
 import copy
 import json
 import random
-import time
 from pathlib import Path
 
 import msgspec
@@ -788,22 +787,11 @@ def test_it_is_recognised():
     assert not OpenAIResponses.recognises({"type": "error"}, "error")
 
 
-def growing(count):
-    payloads = [msgspec.json.encode(event) for event in [created(), added(message(""), 0)]]
-    payloads += [msgspec.json.encode(text_delta(" word", sequence_number=i, item=f"id_{i}")) for i in range(count)]
-    best = 9.0
-    for _ in range(3):
-        fold = OpenAIResponses()
-        start = time.perf_counter()
-        fold.add_all(payloads, None)
-        best = min(best, time.perf_counter() - start)
-        assert len(texts(fold.response())[0]) == 5 * count
-    return best
-
-
-def test_growth_is_linear():
-    """Twice the deltas cost about twice the time, even when every one of them takes the complete way."""
-    assert growing(20_000) < 3.5 * growing(10_000)
+def test_text_under_new_ids_is_one_text():
+    """Deltas that all take the complete way, since each names its item anew, are the whole text."""
+    count = 1000
+    deltas = [text_delta(" word", sequence_number=i, item=f"id_{i}") for i in range(count)]
+    assert texts(folded([created(), added(message(""), 0), *deltas]).response()) == [" word" * count]
 
 
 # ---------------------------------------------------------------------- anything at all

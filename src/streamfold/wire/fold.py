@@ -195,6 +195,11 @@ class Fold(ABC):
         """Whether the last frame was one of a kind that repeats, so that `skim` is worth a try."""
         return self._repeat is not None
 
+    @property
+    def hopeful(self) -> bool:
+        """Whether frames that repeat may still be found."""
+        return self._credit > 0 and not self.full
+
     def skim(self, data: bytes, lead: bytes) -> tuple[int, int]:
         """Folds events at the front of an SSE body that repeat the last one; see `Repeat.skim`.
 
@@ -213,7 +218,7 @@ class Fold(ABC):
             return self._undecodable(payload, error)
         if isinstance(event, dict):
             self._plain = None
-            self._seeking = self._credit > 0 and not self.full
+            self._seeking = self.hopeful
             flags = self._add_event(event, name)
             if self._seeking and self._plain is not None and flags & OUTPUT:
                 self._learn(payload, event, flags)
