@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streamfold
+from streamfold.testing import sse
 from streamfold.types import AccumulatedData
 from streamfold.wire.gemini import Gemini
 
@@ -447,7 +448,7 @@ def test_no_finish_reason(raw):
     event = chunk(text("a"), finishReason=raw)
     assert not folded(event).finished
     assert viewed(folded(event).response()).raw_finish_reason is None
-    body = b"data: " + msgspec.json.encode(event) + b"\n\n"
+    body = sse([event])
     assert streamfold.fold(body, format="gemini").data.status == "truncated"
 
 

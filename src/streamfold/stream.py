@@ -222,17 +222,20 @@ class StreamAccumulator:
 
     def _take(self, data: bytes, now: int) -> None:
         self._bytes += len(data)
+        step = BETWEEN_RUNS
         while data:
             framer = self._framer
             if framer is None:
                 framer = self._framer = self._fold.framer() if self._fold is not None else AutoFramer()
             rest = self._skim(framer, data, now) if type(framer) is SSE and self._tape is None else None
-            if rest is None:
-                rest = data
             # Most of a stream are runs of events that repeat, and what stands between two runs is seldom more than an
-            # event or two; so only a little is framed before another run is looked for.
+            # event or two; so only a little is framed before another run is looked for, and more each time in vain.
+            if rest is None:
+                rest, step = data, 2 * step
+            else:
+                step = BETWEEN_RUNS
             hopeful = self._fold is not None and self._fold.hopeful and type(framer) in (SSE, AutoFramer)
-            rest, data = (rest[:BETWEEN_RUNS], rest[BETWEEN_RUNS:]) if hopeful else (rest, b"")
+            rest, data = (rest[:step], rest[step:]) if hopeful else (rest, b"")
             payloads, names = framer.feed(rest)
             if payloads:
                 self._add_frames(payloads, names, now)

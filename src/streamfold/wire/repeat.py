@@ -141,7 +141,7 @@ class Repeat:
             text = self._of_all(bodies, last)
         if text is None or not bodies:
             return 0, 0
-        used = len(bodies) * (len(begin) + len(end)) + sum(map(len, bodies))
+        used = len(bodies) * len(between) + sum(map(len, bodies))
         return used, self._take(text, len(bodies))
 
     def _of_all(self, bodies: list[bytes], last: bytes) -> bytes | None:
