@@ -2,9 +2,9 @@
 
     python tests/fuzz.py --seconds 60 [--target gemini] [--seed 7]
 
-Each case takes one of our own recorded or hand-written streams (tests/fixtures), damages it as networks, proxies and
-buggy servers do (bytes flipped, cut, repeated, spliced from another stream; JSON values replaced), cuts it at random and
-feeds it. A failure prints the seed and the bytes that show it again.
+Each case takes one of our own hand-written streams (tests/fixtures), damages it as networks, proxies and buggy servers
+do (bytes flipped, cut, repeated, spliced from another stream; JSON values replaced), cuts it at random and feeds it.
+A failure prints the seed and the bytes that show it again.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 TOKENS = [
     b"null", b"true", b"0", b"-1", b"1e999", b"[]", b"{}", b'""', b'"\\ud83d"', b"[[[[", b"}}}}", b"\r\n\r\n", b"\n\n",
-    b"data: ", b"event: error\n", b"[DONE]", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b'"error":{"message":"x"}', b"999999999999999999999",
-    b"NaN", b'"index":1e3', b'"index":-5', b'"index":"0"', b"\\u0000", b'\\"', b",", b":",
+    b"data: ", b"event: error\n", b"[DONE]", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"9" * 21,
+    b'"error":{"message":"x"}', b"NaN", b'"index":1e3', b'"index":-5', b'"index":"0"', b"\\u0000", b'\\"', b",", b":",
 ]  # fmt: skip
 
 PAYLOAD_FACTOR = 60
-"""A record may be this many times as long as the bytes that made it (one small field opens a whole message), no more."""
+"""A record may be this many times as long as the bytes that made it (one small field opens a whole message)."""
 
 
 @functools.cache

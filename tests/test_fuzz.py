@@ -2,8 +2,9 @@
 
 import os
 
-import fuzz
 import pytest
+
+import fuzz
 
 SECONDS = float(os.environ.get("STREAMFOLD_FUZZ_SECONDS", "1"))
 

@@ -110,10 +110,14 @@ def _created(data: AccumulatedData) -> Any:
     return created
 
 
+SERVICE_TIERS = frozenset({"auto", "default", "flex", "scale", "priority", "fast"})
+"""Words that `service_tier` can be; those of other providers (`standard`) are in the record and the native response."""
+
+
 def _tail(data: AccumulatedData) -> JSON:
     said = {
         "usage": _usage(data.token_usage),
-        "service_tier": data.service_tier,
+        "service_tier": data.service_tier if data.service_tier in SERVICE_TIERS else None,
         "system_fingerprint": data.system_fingerprint,
     }
     return {key: value for key, value in said.items() if value is not None}
@@ -148,13 +152,32 @@ def _chat_choice(choice: Choice) -> JSON:
 
 def _message(message: ChatMessage) -> JSON:
     said = {key: value for key, value in msgspec.to_builtins(message).items() if value is not None}
-    for call in said.get("tool_calls", ()):
-        for key in ("index", "arguments_complete"):
-            call.pop(key)
-        for key in [key for key, value in call.items() if value is None]:
-            del call[key]
-        call.setdefault("type", "custom" if "custom" in call else "function")
+    if message.tool_calls:
+        said["tool_calls"] = [_tool_call(call, place) for place, call in enumerate(said["tool_calls"])]
+    if message.annotations:
+        ours = [each for each in message.annotations if _is_url_citation(each)]
+        others = [each for each in message.annotations if not _is_url_citation(each)]
+        said["annotations"] = ours
+        if others:
+            said["citations"] = others
     return {"role": "assistant", "content": None, "refusal": None, **said}
+
+
+def _tool_call(call: JSON, place: int) -> JSON:
+    """A call as OpenAI has it. There every call has an id, by which it is answered; elsewhere it may be its place."""
+    said = {key: value for key, value in call.items() if value is not None}
+    for key in ("index", "arguments_complete"):
+        said.pop(key, None)
+    said.setdefault("id", f"call_{place}")
+    said.setdefault("type", "custom" if "custom" in said else "function")
+    return said
+
+
+def _is_url_citation(annotation: JSON) -> bool:
+    """Whether an annotation is of the one kind that a chat message has; citations of other kinds stand beside them."""
+    citation = annotation.get("url_citation")
+    needed = {"url", "title", "start_index", "end_index"}
+    return annotation.get("type") == "url_citation" and isinstance(citation, dict) and needed <= citation.keys()
 
 
 def _text(data: AccumulatedData) -> JSON:

@@ -43,6 +43,7 @@ from streamfold.types import (
 from streamfold.wire import Fold, fold_class, recognise
 from streamfold.wire.errors import error_details, retryable
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, decode
+from streamfold.wire.foreign import foreign_api
 from streamfold.wire.surrogates import without_surrogates
 
 __all__ = ["Catalog", "StreamAccumulator", "builtin", "fold", "read"]
@@ -122,6 +123,7 @@ class StreamAccumulator:
         "_first_content",
         "_first_output",
         "_fold",
+        "_foreign",
         "_framer",
         "_http",
         "_last_chunk",
@@ -186,6 +188,7 @@ class StreamAccumulator:
         self._sequence: Sequence[_Waiting] | None = None
         self._tape = Tape(tape_bytes) if tape_bytes > 0 else None
         self._fold: Fold | None = None
+        self._foreign: str | None = None
         self._http: tuple[int | None, Mapping[str, str] | None] | None = None
         self._unrecognised: list[tuple[JSON, str | None]] | None = None
         if format == "auto":
@@ -324,6 +327,13 @@ class StreamAccumulator:
     def stream_type(self) -> StreamType | None:
         """What the stream makes, or None while `auto` has not recognised its format."""
         return self._fold.stream_type if self._fold is not None else None
+
+    @property
+    def why_unrecognised(self) -> str:
+        """A sentence on why `auto` names no format."""
+        if self._foreign is not None:
+            return f"this is a stream of {self._foreign}, which is not folded here"
+        return "could not recognise the format; name it with format="
 
     def take_format(self, name: str) -> None:
         """Names the format of a stream opened with `auto`, if it has not been recognised yet."""
@@ -547,6 +557,10 @@ class StreamAccumulator:
         if pending is None:
             return
         pending.append((event, name))
+        self._foreign = foreign_api(event)
+        if self._foreign is not None:
+            self._unrecognised = None
+            return
         kind = recognise(event, name)
         if kind is not None:
             self._adopt(kind, now)
@@ -628,7 +642,7 @@ class StreamAccumulator:
         fold, framer, sequence = self._fold, self._framer, self._sequence
         anomalies = list(fold.anomalies) if fold is not None else []
         if fold is None and self._bytes:
-            anomalies.append("unknown_format")
+            anomalies.append("unknown_format" if self._foreign is None else "foreign_api")
         if framer is not None:
             anomalies += sorted(framer.anomalies - set(anomalies))
         return Integrity(
@@ -657,7 +671,7 @@ def fold(body: bytes | Iterable[bytes], format: str = "auto", **options: Any) ->
         stream.feed(bytes(piece))
     done = stream.finish()
     if format == "auto" and done.format is None and stream._bytes:
-        raise UsageError("could not recognise the format of this stream; name it with format=")
+        raise UsageError(stream.why_unrecognised)
     return done
 
 
@@ -675,7 +689,7 @@ def read(body: bytes | JSON, format: str = "auto", **options: Any) -> ProcessedS
         stream.feed(body)
     done = stream.finish(status_code=status_code)
     if format == "auto" and done.format is None:
-        raise UsageError("could not recognise the format of this response; name it with format=")
+        raise UsageError(stream.why_unrecognised)
     return done
 
 
