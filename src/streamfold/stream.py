@@ -211,7 +211,9 @@ class StreamAccumulator:
 
         Bytes after the end are counted (`late`) and change nothing.
         """
-        with self._lock:
+        lock = self._lock
+        lock.acquire()  # not `with`: this is called for every read, and it costs half
+        try:
             if self._final is not None:
                 self._late += 1
                 return
@@ -222,6 +224,8 @@ class StreamAccumulator:
             # A long body is taken in stretches that stay in the processor's cache.
             for at in range(0, len(data), READ_SIZE):
                 self._take(data[at : at + READ_SIZE], now)
+        finally:
+            lock.release()
 
     def _take(self, data: bytes, now: int) -> None:
         self._bytes += len(data)
@@ -235,6 +239,8 @@ class StreamAccumulator:
             # event or two; so only a little is framed before another run is looked for, and more each time in vain.
             if rest is None:
                 rest, step = data, 2 * step
+            elif not rest:
+                break
             else:
                 step = BETWEEN_RUNS
             hopeful = self._fold is not None and self._fold.hopeful and type(framer) in (SSE, AutoFramer)
@@ -252,9 +258,9 @@ class StreamAccumulator:
         Returns the rest of the bytes, those held by the framer included; None if there was nothing to skim.
         """
         fold = self._fold
-        if fold is None or not fold.repeats or CR in data or (lead := framer.lead) is None:
+        if fold is None or not fold.repeats or CR in data or (front := framer.front()) is None:
             return None
-        held = framer.held
+        lead, held = front
         used, flags = fold.skim(held + data if held else data, lead)
         if not used:
             return None

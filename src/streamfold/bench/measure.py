@@ -25,11 +25,16 @@ ENOUGH: Final = 3
 Run = Callable[[], object]
 
 
+LONG_ENOUGH: Final = 5_000_000
+"""Nanoseconds that a sample should last. A run of half a millisecond between strangers would mostly show how long the
+processor takes to get warm; a busy server is."""
+
+
 class Sample(NamedTuple):
     """Nanoseconds that one run took."""
 
-    cpu: int
-    wall: int
+    cpu: float
+    wall: float
 
 
 class Timing(NamedTuple):
@@ -45,13 +50,19 @@ class Timing(NamedTuple):
     taken: int
 
 
-def sample(run: Run) -> Sample:
-    """Times one run."""
+def sample(run: Run, times: int = 1) -> Sample:
+    """Times one run, as the mean of several if asked."""
     wall = time.perf_counter_ns()
     cpu = time.process_time_ns()
-    run()
+    for _ in range(times):
+        run()
     cpu = time.process_time_ns() - cpu
-    return Sample(max(cpu, 1), time.perf_counter_ns() - wall)
+    return Sample(max(cpu, 1) / times, (time.perf_counter_ns() - wall) / times)
+
+
+def _times(run: Run) -> int:
+    """How often a run must be repeated for a sample that lasts."""
+    return max(1, int(LONG_ENOUGH / max(sample(run).cpu, 1)))
 
 
 def race(floor: Run, runs: Mapping[str, Run], *, rounds: int, patience: float) -> dict[str, Timing]:
@@ -61,15 +72,17 @@ def race(floor: Run, runs: Mapping[str, Run], *, rounds: int, patience: float) -
     """
     laps: dict[str, list[tuple[Sample, Sample, Sample]]] = {name: [] for name in runs}
     spent = dict.fromkeys(runs, 0.0)
+    often = {name: _times(run) for name, run in runs.items()}
+    floors = _times(floor)
     for _ in range(rounds):
-        before = sample(floor)
+        before = sample(floor, floors)
         for name, run in runs.items():
             if spent[name] > patience:
                 continue
-            taken = sample(run)
-            after = sample(floor)
+            taken = sample(run, often[name])
+            after = sample(floor, floors)
             laps[name].append((before, taken, after))
-            spent[name] += taken.wall / 1e9
+            spent[name] += taken.wall * often[name] / 1e9
             before = after
     return {name: _timing(of) for name, of in laps.items()}
 

@@ -95,19 +95,16 @@ class SSE(Tally):
     def pending(self) -> int:
         return len(self._tail)
 
-    @property
-    def lead(self) -> bytes | None:
-        """What stood before the payload of the last event, for a caller that knows what payload comes.
+    def front(self) -> tuple[bytes, bytes] | None:
+        """What stood before the payload of the last event, and the held bytes; for one who knows what payload comes.
 
-        The caller may take such events off the front of `held` and the next bytes; then it calls `release` and feeds
+        The caller may take such events off the front of the held and the next bytes; then it calls `release` and feeds
         what is left of both. None when that would not be right or not be cheap: between CR and LF, in a long event.
         """
-        return None if self._unusual or len(self._tail) > SHORT else self._head
-
-    @property
-    def held(self) -> bytes:
-        """The bytes of an event that has not ended."""
-        return bytes(self._tail)
+        tail = self._tail
+        if self._unusual or len(tail) > SHORT:
+            return None
+        return self._head, bytes(tail) if tail else b""
 
     def release(self) -> None:
         """Forgets what is held: the caller has it."""

@@ -244,25 +244,47 @@ class NoisyRepeat(Repeat):
     def _body(self, body: bytes, place: int) -> bytes | None:
         text = None
         start = 0
-        for kind, literal in zip(self._kinds, (*self._between, b""), strict=True):
-            if literal:
+        between = self._between
+        for at, kind in enumerate(self._kinds):
+            if at < len(between):
+                literal = between[at]
                 # Searching one byte is several times quicker than searching the literal that begins with it.
                 end = body.find(literal[0], start)
-                if body[end : end + len(literal)] != literal:
-                    end = body.find(literal, start)
-                    if end < 0:
-                        return None
+                hole = body[start:end]
+                start = end + len(literal)
+                if body[end:start] != literal:
+                    return self._body_searched(body, place)
             else:
-                end = len(body)
-            hole = body[start:end]
-            start = end + len(literal)
+                hole = body[start:]
             if kind == TEXT:
                 text = _utf8(hole)
                 if text is None:
                     return None
-            elif not (_is_noise(hole) if kind == PADDING else hole == b"%d" % (self._number + place + 1)):
-                return None  # a number out of order is for the complete way to judge
+            elif not self._means_nothing(kind, hole, place):
+                return None
         return text
+
+    def _body_searched(self, body: bytes, place: int) -> bytes | None:
+        """The same for a body in whose text a literal seems to begin (an escaped quote)."""
+        text = None
+        for at, kind in enumerate(self._kinds):
+            hole, found, rest = body.partition(self._between[at]) if at < len(self._between) else (body, b"", b"")
+            if not found and at < len(self._between):
+                return None
+            body = rest
+            if kind == TEXT:
+                text = _utf8(hole)
+                if text is None:
+                    return None
+            elif not self._means_nothing(kind, hole, place):
+                return None
+        return text
+
+    def _means_nothing(self, kind: int, hole: bytes, place: int) -> bool:
+        """Whether a hole holds padding as expected, or the number that is due; others are for the complete way."""
+        if kind == PADDING:
+            return hole.isalnum() or _is_noise(hole) is not None
+        return hole == b"%d" % (self._number + place + 1)
 
     def _joined(self, bodies: list[bytes]) -> bytes | None:
         marked = END_MARK.join(bodies)
