@@ -23,7 +23,8 @@ What must be right, and why it is:
 
 Frames that repeat mostly come in runs, and a run is folded without a look at each of its frames: cut apart at what is
 always the same, its holes are judged and joined together (`_text`). Given unframed bytes, that even spares the framing
-(`skim`). One frame at a time (`_body`) is for short runs and for what the other way cannot settle.
+(`skim`). One frame at a time (`_body`) is for short runs and for what the other way cannot settle. Holes that all stand
+at one level have a quicker way still (`flat.py`).
 
 A pattern lives as long as its stream, so it holds no more than the frame's own bytes.
 """
@@ -39,6 +40,7 @@ from typing import Any, Final
 import msgspec
 
 from streamfold.growth import Text
+from streamfold.wire.flat import Flat, Holes, flat
 
 __all__ = ["Repeat", "cut"]
 
@@ -224,10 +226,13 @@ class Repeat:
 class NoisyRepeat(Repeat):
     """A frame with several holes, of which one is text that counts. Its body is the holes and what is between them."""
 
-    __slots__ = ("_between", "_kinds", "_number")
+    __slots__ = ("_between", "_flat", "_kinds", "_number")
 
-    def __init__(self, literals: list[bytes], kinds: list[int], target: Text, flags: int, number: int) -> None:
+    def __init__(
+        self, literals: list[bytes], kinds: list[int], target: Text, flags: int, number: int, flat: Flat | None = None
+    ) -> None:
         super().__init__(literals[0], literals[-1], target, flags)
+        self._flat = flat
         self._kinds = KINDS.setdefault(tuple(kinds), tuple(kinds))
         self._between = tuple(literals[1:-1])
         self._number = number
@@ -287,6 +292,8 @@ class NoisyRepeat(Repeat):
         return hole == b"%d" % (self._number + place + 1)
 
     def _joined(self, bodies: list[bytes]) -> bytes | None:
+        if self._flat is not None:
+            return self._flat.read(bodies, self._number + 1)
         marked = END_MARK.join(bodies)
         # Each literal becomes a mark of its own; the marks alone then show whether all are there and in order.
         for literal, mark in zip(self._between, INNER_MARKS, strict=False):
@@ -405,7 +412,12 @@ def cut(
         return None
     if len(kinds) == 1:
         return Repeat(literals[0], literals[1], target, flags)
-    return NoisyRepeat(literals, kinds, target, flags, number if isinstance(number, int) else 0)
+    reader = None
+    if len(path) == 1:
+        body = payload[len(literals[0]) : len(payload) - len(literals[-1])]
+        padding = tuple(str(where[0]) for where, kind in wanted if kind == PADDING)
+        reader = flat(body, event, Holes(str(path[0]), "sequence_number" if NUMBER in kinds else None, padding))
+    return NoisyRepeat(literals, kinds, target, flags, number if isinstance(number, int) else 0, reader)
 
 
 def _hole(payload: bytes, event: dict[str, Any], path: tuple[str | int, ...], kind: int) -> tuple[int, int, int] | None:
