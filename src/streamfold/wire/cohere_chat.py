@@ -409,12 +409,8 @@ class CohereChat(Fold):
             out["message"] = {**kept, **lists}
         return {**out, **self.unknown_events}
 
-    @property
-    def anomalies(self) -> list[str]:
-        identity = self._top.get("id")
-        if isinstance(identity, Identity) and identity.changed:
-            self.flag("id_changed")
-        return super().anomalies
+    def envelope(self) -> Fields:
+        return self._top
 
     def close(self) -> None:
         super().close()

@@ -22,7 +22,7 @@ import msgspec
 
 from streamfold.errors import WireError
 from streamfold.framing import AutoFramer, Framer
-from streamfold.growth import Text
+from streamfold.growth import Fields, Identity, Text
 from streamfold.types import JSON, AccumulatedData, ErrorDetails, StreamType
 from streamfold.wire.repeat import Repeat, cut
 
@@ -81,6 +81,8 @@ class Fold(ABC):
     """Whether the protocol has a frame that ends the stream. Where it has none, a finish reason is the end."""
     end_required: ClassVar[bool] = False
     """Whether a stream without its end marker is cut off even though a finish reason was said."""
+    identity_keys: ClassVar[tuple[str, str]] = ("id", "model")
+    """What the format calls the response's id and its model."""
     noise: ClassVar[tuple[str, ...]] = ()
     """Top-level strings of a frame that change all the time and mean nothing to the answer. See `repeat.py`."""
 
@@ -150,9 +152,19 @@ class Fold(ABC):
         """Whether all that the stream began has said its finish reason; with n > 1 that is every choice."""
         return self.finished
 
+    def envelope(self) -> Fields | None:
+        """The fields that name the response and its model, if the format holds them so; see `identity_keys`."""
+        return None
+
     @property
     def anomalies(self) -> list[str]:
         """Codes of what was odd, in order of first sight."""
+        fields = self.envelope()
+        if fields is not None:
+            for key, code in zip(self.identity_keys, ("id_changed", "model_changed"), strict=True):
+                cell = fields.get(key)
+                if isinstance(cell, Identity) and cell.changed:
+                    self.flag(code)
         return list(self._anomalies or ())
 
     def keep_unknown(self, event: JSON) -> int:

@@ -80,6 +80,7 @@ class Gemini(Fold):
     format: ClassVar[str] = "gemini"
     stream_type: ClassVar[StreamType] = StreamType.CHAT_COMPLETION
     has_end_marker: ClassVar[bool] = False
+    identity_keys: ClassVar[tuple[str, str]] = ("responseId", "modelVersion")
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,13 +201,8 @@ class Gemini(Fold):
             out["candidates"] = [self._candidates[index].value() or {} for index in sorted(self._candidates)]
         return {**out, **unknown}
 
-    @property
-    def anomalies(self) -> list[str]:
-        for key, code in (("responseId", "id_changed"), ("modelVersion", "model_changed")):
-            cell = self._top.get(key)
-            if isinstance(cell, Identity) and cell.changed:
-                self.flag(code)
-        return super().anomalies
+    def envelope(self) -> Fields:
+        return self._top
 
     def close(self) -> None:
         super().close()

@@ -196,13 +196,12 @@ class OpenAIChat(Fold):
             top["object"] = "chat.completion"
         return top
 
+    def envelope(self) -> Fields:
+        return self._top
+
     @property
     def anomalies(self) -> list[str]:
         found = super().anomalies
-        for key in ("id", "model"):
-            cell = self._top.get(key)
-            if isinstance(cell, Identity) and cell.changed:
-                found.append(f"{key}_changed")
         if any(nameless_calls(choice.get("delta")) for choice in (self._choices or {}).values()):
             found.append("nameless_tool_call")
         if not is_consistent(self._top.said("usage")):

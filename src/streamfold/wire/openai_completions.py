@@ -205,13 +205,8 @@ class OpenAICompletions(Fold):
             out["choices"] = [self._choices[index].value() or {} for index in sorted(self._choices)]
         return {**out, **unknown}
 
-    @property
-    def anomalies(self) -> list[str]:
-        for key in ("id", "model"):
-            cell = self._top.get(key)
-            if isinstance(cell, Identity) and cell.changed:
-                self.flag(f"{key}_changed")
-        return super().anomalies
+    def envelope(self) -> Fields:
+        return self._top
 
     def close(self) -> None:
         super().close()

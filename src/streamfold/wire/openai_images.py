@@ -169,13 +169,8 @@ class OpenAIImages(Fold):
             out["usage_per_image"] = list(self._usages)
         return {**out, **self.unknown_events} or None
 
-    @property
-    def anomalies(self) -> list[str]:
-        for key in ("id", "model"):
-            cell = self._fields.get(key)
-            if isinstance(cell, Identity) and cell.changed:
-                self.flag(f"{key}_changed")
-        return super().anomalies
+    def envelope(self) -> Fields:
+        return self._fields
 
     @classmethod
     def recognises(cls, event: JSON, name: str | None) -> bool:

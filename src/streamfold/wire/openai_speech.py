@@ -193,13 +193,8 @@ class OpenAISpeech(Fold):
             self.flag("undecodable_audio")
             return b""
 
-    @property
-    def anomalies(self) -> list[str]:
-        for key in ("id", "model"):
-            cell = self._fields.get(key)
-            if isinstance(cell, Identity) and cell.changed:
-                self.flag(f"{key}_changed")
-        return super().anomalies
+    def envelope(self) -> Fields:
+        return self._fields
 
     @classmethod
     def recognises(cls, event: JSON, name: str | None) -> bool:

@@ -175,13 +175,8 @@ class OpenAITranscription(Fold):
                 fields[key] = value
         return {**fields, **self.unknown_events} or None
 
-    @property
-    def anomalies(self) -> list[str]:
-        for key in ("id", "model"):
-            cell = self._fields.get(key)
-            if isinstance(cell, Identity) and cell.changed:
-                self.flag(f"{key}_changed")
-        return super().anomalies
+    def envelope(self) -> Fields:
+        return self._fields
 
     def close(self) -> None:
         super().close()
