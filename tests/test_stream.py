@@ -354,6 +354,14 @@ def test_a_malformed_frame_does_not_break_the_stream():
     assert data.status == "success"
 
 
+def test_an_error_event_in_plain_words_is_an_error():
+    """A proxy that ends a stream with `event: error` and a sentence is believed, and the partial text stays."""
+    body = CUT + b"event: error\ndata: upstream connect timeout\n\n"
+    data = streamfold.fold(body, "openai-chat").data
+    assert (data.status, data.error_details.message) == ("error", "upstream connect timeout")
+    assert data.output_message.content == "Hello "
+
+
 def test_strict_raises_for_a_malformed_frame():
     """With strict=True the same frame raises, and the error quotes it."""
     with pytest.raises(WireError, match=r"openai-chat: a frame is not JSON.*delta"):

@@ -527,10 +527,10 @@ class AnthropicMessages(Fold):
             self._plain = (("completion",), cell)
         return CHUNK | OUTPUT | CONTENT if text else CHUNK
 
-    def _undecodable(self, payload: bytes, error: Exception) -> int:
+    def _undecodable(self, payload: bytes, name: str | None, error: Exception) -> int:
         if payload.strip() == b"[DONE]" and not self.ended:
             self.flag("missing_message_stop")
-        return super()._undecodable(payload, error)
+        return super()._undecodable(payload, name, error)
 
     def close(self) -> None:
         super().close()

@@ -151,7 +151,7 @@ class BedrockInvoke(Fold):
         try:
             payload = decode(part)
         except (ValueError, RecursionError) as error:
-            return CHUNK | self._undecodable(part, error)
+            return CHUNK | self._undecodable(part, None, error)
         if not isinstance(payload, dict):
             return CHUNK | self.add_value(payload, None)
         return self._add_native(payload)

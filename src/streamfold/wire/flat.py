@@ -108,9 +108,13 @@ def _is_part(example: Mapping[str, Any], event: Mapping[str, Any], holes: Holes)
 def _shared(first: str, quotes: tuple[bytes, bytes], example: Mapping[str, Any], holes: Holes) -> Flat | None:
     changing = holes.types()
     shape = first, quotes, holes, tuple((key, None if key in changing else repr(example[key])) for key in example)
-    if shape not in SHARED and len(SHARED) < MOST_SHARED:
+    reader = SHARED.get(shape)
+    if reader is None:
         try:
-            SHARED[shape] = Flat(first, quotes, example, holes)
+            reader = Flat(first, quotes, example, holes)
         except (TypeError, ValueError):  # a value too wide, or a field whose name no struct can have
             return None
-    return SHARED.get(shape)
+        if len(SHARED) >= MOST_SHARED:
+            SHARED.popitem()  # the newest: whoever sends ever new shapes displaces only their own
+        SHARED[shape] = reader
+    return reader

@@ -227,7 +227,7 @@ class Fold(ABC):
         try:
             event = decode(payload)
         except (ValueError, RecursionError) as error:
-            return self._undecodable(payload, error)
+            return self._undecodable(payload, name, error)
         if isinstance(event, dict):
             self._plain = None
             self._seeking = self.hopeful
@@ -264,13 +264,17 @@ class Fold(ABC):
         self._chunks += flags & CHUNK
         return flags
 
-    def _undecodable(self, payload: bytes, error: Exception) -> int:
+    def _undecodable(self, payload: bytes, name: str | None, error: Exception) -> int:
         text = payload.strip()
         if text == b"[DONE]":
             self.ended = True
             return 0
         if not text:
             return 0
+        if name == "error" and self.error is None:
+            # A proxy says in plain words why the stream ends.
+            self.error = ErrorDetails(type="error", message=text.decode("utf-8", "replace"))
+            return CHUNK
         self.malformed += 1
         self.flag("malformed_json")
         if self.strict:

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import takewhile
 from operator import itemgetter, methodcaller
 from typing import Any, Final
@@ -69,8 +70,12 @@ ONE_MARK: Final = bytes(1 if 1 <= byte <= 4 else byte for byte in range(256))
 """Marks for the end of a frame and for the literals within. JSON text holds no such byte: one that is there shows as
 one too many."""
 
-KINDS: Final[dict[tuple[int, ...], tuple[int, ...]]] = {}
-"""The few sequences of holes that there are, each held once."""
+
+@lru_cache(maxsize=1024)
+def _once(value: Any) -> Any:
+    """The value, held once for all streams that have it: frames of one provider differ little behind their holes."""
+    return value
+
 
 CANDIDATES: Final = 4
 """Places looked at for a key that occurs again and again in a frame; far down is not worth the search."""
@@ -111,7 +116,7 @@ class Repeat:
         Returns how many bytes they were, and the flags of what was folded.
         """
         if lead is not self._lead:
-            self._lead, self._begin, self._end = lead, lead + self._prefix, self._suffix + BLANK_LINE
+            self._lead, self._begin, self._end = lead, lead + self._prefix, _once(self._suffix + BLANK_LINE)
         begin, end = self._begin, self._end
         if not data.startswith(begin):
             return 0, 0
@@ -233,8 +238,8 @@ class NoisyRepeat(Repeat):
     ) -> None:
         super().__init__(literals[0], literals[-1], target, flags)
         self._flat = flat
-        self._kinds = KINDS.setdefault(tuple(kinds), tuple(kinds))
-        self._between = tuple(literals[1:-1])
+        self._kinds: tuple[int, ...] = _once(tuple(kinds))
+        self._between: tuple[bytes, ...] = _once(tuple(literals[1:-1]))
         self._number = number
 
     @property
