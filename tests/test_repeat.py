@@ -97,7 +97,7 @@ def test_takes_a_window_at_a_time():
     """One run may end after a window of frames, and the next goes on where it stopped."""
     repeat, cell = pattern(frame("first"))
     assert folded(repeat, [frame("a")] * 300) == 300
-    assert repeat.settle() == 300
+    assert repeat.hits == 300
     assert cell.value() == "a" * 300
 
 

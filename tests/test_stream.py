@@ -328,8 +328,11 @@ def test_the_callers_chunk_is_never_changed():
 
 def test_a_chunk_of_an_unreadable_kind_is_a_usage_error():
     """A chunk that is no chunk at all is the caller's mistake and says what is taken."""
-    with pytest.raises(UsageError, match="cannot read a chunk of type int"):
-        StreamAccumulator("openai-chat").add(5)
+    for index in (None, 3):  # one that has to wait is refused at once too, not when the stream ends
+        stream = StreamAccumulator("openai-chat")
+        with pytest.raises(UsageError, match="cannot read a chunk of type int"):
+            stream.add(5, chunk_index=index)
+        assert stream.finish().data.status == "empty"
 
 
 def test_unknown_names_are_usage_errors():
@@ -394,6 +397,25 @@ def test_the_size_limit_keeps_what_came_and_marks_it():
     assert data.token_usage.total_tokens == 10
     assert "size_limit" in data.integrity.anomalies
     assert data.integrity.dropped_bytes > 100_000
+
+
+def test_the_size_limit_holds_for_frames_that_somebody_else_cut():
+    """Payloads handed over many at a time count against the limit like bytes do."""
+    stream = StreamAccumulator("openai-chat", max_bytes=5_000)
+    for _ in range(20):
+        stream.add_many([msgspec.json.encode(chunk("word ")) for _ in range(50)])
+    data = stream.finish().data
+    assert "size_limit" in data.integrity.anomalies
+    assert len(data.output_message.content) < 1000 * len("word ")
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_bytes_of_every_kind_are_taken(kind):
+    """A buffer that the caller goes on using is read like bytes, in the middle of a run too."""
+    stream = StreamAccumulator("openai-chat")
+    for event in [*HELLO[:2], *[chunk("la ")] * 20, *HELLO[4:]]:
+        stream.feed(kind(sse([event])))
+    assert stream.finish().data.output_message.content == "Hel" + "la " * 20
 
 
 def test_auto_recognises_the_format_and_loses_nothing():

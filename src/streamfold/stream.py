@@ -206,7 +206,7 @@ class StreamAccumulator:
 
     # ------------------------------------------------------------------ feeding
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Takes bytes exactly as read from the wire, cut anywhere.
 
         Bytes after the end are counted (`late`) and change nothing.
@@ -218,6 +218,8 @@ class StreamAccumulator:
                 self._late += 1
                 return
             now = self._clock()
+            if type(data) is not bytes:
+                data = bytes(data)
             if len(data) <= READ_SIZE:
                 self._take(data, now)
                 return
@@ -286,6 +288,8 @@ class StreamAccumulator:
             if chunk_index is None:
                 self._add_chunk(chunk, name, now, None)
                 return True
+            if not isinstance(chunk, bytes | str | dict):
+                chunk = builtin(chunk)  # now, because a chunk that waits may be changed by its owner meanwhile
             self._last_index = max(self._last_index, chunk_index)
             if self._sequence is None:
                 self._sequence = Sequence(first=self._first_chunk_index, max_waiting=self._max_waiting)
@@ -303,6 +307,7 @@ class StreamAccumulator:
                 return
             self._bytes += sum(map(len, payloads))
             self._add_frames(payloads, names, self._clock())
+            self._watch_size()
 
     def note_cache(self, cache_debug: CacheDebug) -> None:
         """Notes what a semantic cache in front of the provider said of this answer."""

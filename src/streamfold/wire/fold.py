@@ -297,5 +297,5 @@ class Fold(ABC):
             return
         self._repeat = None
         if repeat.hits:
-            self._chunks += repeat.settle()
+            self._chunks += repeat.hits
             self._credit = min(LEARNING, self._credit + 1)

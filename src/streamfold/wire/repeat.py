@@ -198,10 +198,6 @@ class Repeat:
             at += 1
         return at, flags
 
-    def settle(self) -> int:
-        """Ends the pattern; returns how many frames it folded."""
-        return self.hits
-
     def _take(self, text: bytes, frames: int) -> int:
         self.hits += frames
         self._target.open().extend(text)
