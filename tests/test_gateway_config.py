@@ -56,7 +56,7 @@ def test_file_and_flags(tmp_path: Path) -> None:
         ('port = "8787"', '"port" must be int, not str'),
         ("port = 99999", '"port" is 99999; choose one from 0 to 65535'),
         ("[upstreams]\nopenai = 5", '"upstreams.*" must be str | object, not int'),
-        ("[upstreams.a]\nprovider = 'x'", "missing required field `url`"),
+        ("[upstreams.a]\nprovider = 'x'", ""upstreams.*.url" is missing"),
         ('[upstreams]\na = "ftp://a.b"', '"upstreams.a" must be an http or https URL'),
         ('[upstreams]\na = "api.example.com"', '"upstreams.a" must be an http or https URL'),
         ('[upstreams]\na = "http://[::1"', '"upstreams.a" is not a URL'),

@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -29,6 +27,7 @@ import msgspec
 
 from streamfold.errors import UsageError
 from streamfold.gateway.routes import Upstream
+from streamfold.settings import read_settings, read_toml
 
 __all__ = ["DEFAULT_UPSTREAMS", "Config", "Limits", "UpstreamSettings", "is_loopback", "load_config", "upstream_flag"]
 
@@ -81,12 +80,8 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 def load_config(path: Path | None = None, **flags: Any) -> Config:
     """The configuration of a file and flags; a flag that is None was not given. Raises `UsageError` on any mistake."""
     where = f"{path}: " if path is not None else ""
-    settings = _read(path) if path is not None else {}
-    _reject_unknown(settings, Config, where)
-    try:
-        config = msgspec.convert(settings, Config)
-    except msgspec.ValidationError as error:
-        raise UsageError(where + _in_words(error)) from None
+    settings = read_toml(path, "--config") if path is not None else {}
+    config = read_settings(settings, Config, where=where)
     given = {key: value for key, value in flags.items() if value is not None}
     given["upstreams"] = {**config.upstreams, **given.get("upstreams", {})}
     config = msgspec.structs.replace(config, **given)
@@ -113,48 +108,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UsageError(f"cannot read the configuration {path}: {reason.lower()}; check --config") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not UTF-8 text; save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not valid TOML: {error}") from None
-
-
-def _reject_unknown(settings: Any, kind: type[msgspec.Struct], where: str, at: str = "") -> None:
-    """msgspec would refuse an unknown key as well, but it cannot say which one was meant."""
-    if not isinstance(settings, dict):
-        return
-    fields = {field.name: field for field in msgspec.structs.fields(kind)}
-    for key, value in settings.items():
-        if key not in fields:
-            raise UsageError(f'{where}unknown key "{at}{key}"; {_meant(key, list(fields))}')
-        if key == "limits":
-            _reject_unknown(value, Limits, where, "limits.")
-        elif key == "upstreams" and isinstance(value, dict):
-            for name, each in value.items():
-                _reject_unknown(each, UpstreamSettings, where, f"upstreams.{name}.")
-
-
-def _meant(key: str, known: list[str]) -> str:
-    alike = get_close_matches(key, known, n=1)
-    return f'did you mean "{alike[0]}"?' if alike else f"known here are {', '.join(known)}"
-
-
-def _in_words(error: msgspec.ValidationError) -> str:
-    """`port must be int, not str`, out of msgspec's "Expected `int`, got `str` - at `$.port`"."""
-    told, _, at = str(error).partition(" - at `$")
-    key = at.rstrip("`").lstrip(".").replace("[...]", ".*") or "the configuration"
-    match = re.fullmatch(r"Expected `(.+)`, got `(.+)`", told)
-    if match is not None:
-        return f'"{key}" must be {match[1]}, not {match[2]}'
-    return f'"{key}": {told}'
 
 
 def _check(config: Config, where: str) -> None:

@@ -1,0 +1,96 @@
+"""Typed settings out of TOML or JSON, with mistakes told in the user's words.
+
+A mistake in a configuration must not be guessed around: it stops the start with a sentence that names the key and the
+fix. msgspec checks the types; what it cannot say (which known key an unknown one was meant to be) is said here.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import msgspec
+
+from streamfold.errors import UsageError
+
+__all__ = ["did_you_mean", "read_settings", "read_toml"]
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def read_toml(path: Path, flag: str) -> dict[str, Any]:
+    """The settings in a TOML file. Raises `UsageError` with the path; `flag` is where the user named it."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UsageError(f"cannot read the configuration {path}: {reason.lower()}; check {flag}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not UTF-8 text; save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
+
+
+def read_settings(settings: Any, kind: type[S], *, where: str = "", at: str = "") -> S:
+    """The settings as a `kind`. Raises `UsageError` for a key that is unknown or of the wrong type.
+
+    `where` begins the sentence (a file's name, say); `at` is the path of the settings in it, such as `plugins.otel.`.
+    """
+    _reject_unknown(settings, kind, where, at)
+    try:
+        return msgspec.convert(settings, kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(where + _in_words(error, at)) from None
+
+
+def did_you_mean(key: str, known: Iterable[str]) -> str:
+    """The end of a sentence that refuses `key`."""
+    known = list(known)
+    alike = get_close_matches(key, known, n=1)
+    return f'did you mean "{alike[0]}"?' if alike else f"known here are {', '.join(known)}"
+
+
+def _reject_unknown(settings: Any, kind: type[msgspec.Struct], where: str, at: str) -> None:
+    """msgspec would refuse an unknown key as well, but it cannot say which one was meant."""
+    if not isinstance(settings, Mapping):
+        return
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    for key, value in settings.items():
+        if key not in fields:
+            raise UsageError(f'{where}unknown key "{at}{key}"; {did_you_mean(key, fields)}')
+        inner = _struct_in(fields[key])
+        if inner is None or not isinstance(value, Mapping):
+            continue
+        if _is_table_of(fields[key]):
+            for name, each in value.items():
+                _reject_unknown(each, inner, where, f"{at}{key}.{name}.")
+        else:
+            _reject_unknown(value, inner, where, f"{at}{key}.")
+
+
+def _struct_in(annotation: Any) -> type[msgspec.Struct] | None:
+    """The struct that a field of this type holds, itself or by name."""
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        return annotation
+    return next((found for each in get_args(annotation) if (found := _struct_in(each)) is not None), None)
+
+
+def _is_table_of(annotation: Any) -> bool:
+    return getattr(annotation, "__origin__", None) is dict
+
+
+def _in_words(error: msgspec.ValidationError, at: str) -> str:
+    """`port must be int, not str`, out of msgspec's "Expected `int`, got `str` - at `$.port`"."""
+    told, _, place = str(error).partition(" - at `$")
+    key = (at + place.rstrip("`").lstrip(".").replace("[...]", ".*")).rstrip(".")
+    match = re.fullmatch(r"Expected `(.+)`, got `(.+)`", told)
+    if match is not None:
+        return f'"{key or "the configuration"}" must be {match[1]}, not {match[2]}'
+    missing = re.fullmatch(r"Object missing required field `(.+)`", told)
+    if missing is not None:
+        return f'"{key}.{missing[1]}" is missing; give it a value'.replace('".', '"')
+    return f'"{key or "the configuration"}": {told}'
