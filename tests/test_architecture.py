@@ -20,9 +20,12 @@ LAYERS = (
     ("processed", "tape"),
     ("stream",),
     ("accumulator",),
-    ("store",),
+    ("settings",),
+    ("catalog", "hooks"),
+    ("store", "pipeline"),
+    ("plugins", "taps"),
     ("gateway", "bench", "testing"),
-    ("cli",),
+    ("cli", "cli_logs", "cli_output"),
     ("__main__",),
 )
 """Top to bottom as in docs/architecture.md: a room imports from rooms above its own, and from its own."""

@@ -7,7 +7,7 @@ stream type, whoever the provider was, with the gateway's `extra_fields` beside 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -44,6 +44,8 @@ class ProcessedStreamResponse(msgspec.Struct, frozen=True, eq=False):
     data: AccumulatedData | None = None
     raw_request: Any = None
     read_delta: Callable[[], AccumulatedData | None] | None = None
+    arrivals: Sequence[int] | None = None
+    """When the reads that brought chunks came, in nanoseconds since the start of the request; null if not kept."""
 
     @property
     def is_final(self) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from threading import Lock
@@ -106,12 +107,13 @@ class StreamAccumulator:
     `format` is a name of `format_names()` or `auto`. `start_timestamp` is when the request was sent (a datetime, or
     seconds since the epoch); by default now. `clock` is monotonic nanoseconds, `wall` seconds since the epoch.
     `max_bytes` limits what the response may grow from, `tape_bytes` is how much of the raw frames to keep (0: none),
-    `first_chunk_index` the lowest index of numbered chunks. `strict=True` raises `WireError` for a frame that is not
+    `max_arrivals` how many times of arrival to keep (0: none; 8 bytes each), `first_chunk_index` the lowest index of numbered chunks. `strict=True` raises `WireError` for a frame that is not
     JSON. Raises `UsageError` for an unknown format.
     """
 
     __slots__ = (
         "__weakref__",
+        "_arrivals",
         "_bytes",
         "_cache_debug",
         "_catalog",
@@ -131,6 +133,7 @@ class StreamAccumulator:
         "_last_output",
         "_late",
         "_lock",
+        "_max_arrivals",
         "_max_bytes",
         "_max_gap",
         "_max_waiting",
@@ -163,6 +166,7 @@ class StreamAccumulator:
         max_waiting: int = 4096,
         first_chunk_index: int = 0,
         tape_bytes: int = 0,
+        max_arrivals: int = 0,
         catalog: Catalog | None = None,
         raw_request: Any = None,
     ) -> None:
@@ -187,6 +191,8 @@ class StreamAccumulator:
         self._framer: Framer | None = None
         self._sequence: Sequence[_Waiting] | None = None
         self._tape = Tape(tape_bytes) if tape_bytes > 0 else None
+        self._arrivals = array("q") if max_arrivals > 0 else None
+        self._max_arrivals = max_arrivals
         self._fold: Fold | None = None
         self._foreign: str | None = None
         self._http: tuple[int | None, Mapping[str, str] | None] | None = None
@@ -447,6 +453,7 @@ class StreamAccumulator:
             resolved_model=data.response_model,
             data=data,
             raw_request=self._raw_request,
+            arrivals=self._arrivals,
         )
 
     def _price(self, data: AccumulatedData) -> None:
@@ -543,6 +550,8 @@ class StreamAccumulator:
             elif now - self._last_chunk > self._max_gap:
                 self._max_gap = now - self._last_chunk
             self._last_chunk = now
+            if self._arrivals is not None and len(self._arrivals) < self._max_arrivals:
+                self._arrivals.append(now - self._start)
         if flags & OUTPUT:
             if not self._first_output:
                 self._first_output = now

@@ -270,6 +270,8 @@ class AccumulatedData(msgspec.Struct):
     token_usage: TokenUsage | None = None
     cost: Cost | None = None
     cost_reason: str | None = None
+    estimated_usage: TokenUsage | None = None
+    """A bounded guess for a stream that ended before its usage came (`source` is `estimated`); never priced as said."""
 
     latency_ms: float | None = None
     time_to_first_chunk_ms: float | None = None
