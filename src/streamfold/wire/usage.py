@@ -18,6 +18,10 @@ MOST_TOKENS = 10**15
 """More than any response has; a larger number is no count."""
 
 
+TICKS = 10**10
+"""xAI's ticks in a dollar."""
+
+
 def count(value: Any) -> int | None:
     """A token count, or None for anything that is not one (a negative number, NaN, a word)."""
     if isinstance(value, str) and len(value) <= 15 and value.isascii() and value.isdigit():
@@ -65,7 +69,7 @@ def is_consistent(usage: Any) -> bool:
 
 
 def provider_cost(usage: Any) -> Cost | None:
-    """The price of a response in its provider's own words (OpenRouter, Perplexity), or None if it named none."""
+    """The price of a response in its provider's own words (OpenRouter, Perplexity, xAI), or None if it named none."""
     if not isinstance(usage, dict):
         return None
     cost: Any = usage.get("cost")
@@ -73,6 +77,8 @@ def provider_cost(usage: Any) -> Cost | None:
     if isinstance(cost, dict):
         cost, details = cost.get("total_cost"), cost
     total = _dollars(cost)
+    if total is None and (ticks := count(usage.get("cost_in_usd_ticks"))) is not None:
+        total = ticks / TICKS
     if total is None:
         return None
     return Cost(
