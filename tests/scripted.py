@@ -33,9 +33,9 @@ class Rig(NamedTuple):
     store: LogStore
 
     async def rows(self, count: int = 1) -> list[LogRow]:
-        """Waits for that many rows and gives them whole, oldest first."""
+        """Waits for that many rows of requests that have ended, and gives them whole, oldest first."""
         async with asyncio.timeout(PATIENCE):
-            while len(found := await asyncio.to_thread(self.store.rows)) < count:
+            while len(found := [row for row in await asyncio.to_thread(self.store.rows) if row.ended]) < count:
                 await asyncio.sleep(0.005)
         whole = [self.store.get(row.id) for row in reversed(found)]
         return [row for row in whole if row is not None]

@@ -1,4 +1,4 @@
-"""`streamfold serve`, `demo` and `logs`, as a user runs them."""
+"""`streamfold serve` and `demo`, as a user runs them."""
 
 from __future__ import annotations
 
@@ -117,37 +117,12 @@ def test_demo_once(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_logs_of_the_demo(tmp_path: Path) -> None:
-    """`logs list` and `logs show` read what a gateway wrote."""
-    assert run("demo", "--once", "--pace", "0", "--db", "d.db", cwd=tmp_path).returncode == 0
-    table = run("logs", "list", "--db", "d.db", cwd=tmp_path)
-    listed = run("logs", "list", "--db", "d.db", "--json", "--status", "truncated", cwd=tmp_path)
-    row = msgspec.json.decode(listed.stdout)
-    shown = run("logs", "show", row["id"][:12], "--db", "d.db", cwd=tmp_path)
-
-    assert table.stdout.count("success") == 9
-    assert "record" not in row
-    record = msgspec.json.decode(shown.stdout)["record"]
-    assert (record["request_id"], record["status"]) == (row["id"], "truncated")
-
-
-def test_logs_without_a_log(tmp_path: Path) -> None:
-    """A log or a row that is not there is told in a sentence."""
-    LogStore.open(str(tmp_path / "e.db")).close()
-    none = run("logs", "list", cwd=tmp_path)
-    unknown = run("logs", "show", "abc", "--db", "e.db", cwd=tmp_path)
-
-    assert (none.returncode, unknown.returncode) == (2, 1)
-    assert "start `streamfold serve` first" in none.stderr
-    assert unknown.stderr == "streamfold: e.db has no row whose id is, or alone begins with, abc\n"
-
-
 def test_missing_extra_is_named(tmp_path: Path) -> None:
     """Without its packages, a command says what to install."""
     code = (
         "import sys, importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name in ('aiohttp', 'sqlalchemy') else find(name, *a)\n"
-        "import streamfold.cli as cli; cli.find_spec = u.find_spec\n"
+        "import streamfold.cli as cli\n"
         "sys.argv = ['streamfold', 'serve']; cli.main()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)

@@ -45,7 +45,7 @@ async def test_secrets_stay_out_of_rows_and_logs(tmp_path: Path, caplog: pytest.
         )
         row = await gateway.row()
         received = await gateway.upstream.received()
-    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
     assert row.path == GEMINI
     assert received.target == f"{GEMINI}?{QUERY}"

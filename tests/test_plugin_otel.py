@@ -365,7 +365,7 @@ def test_cost_stands_under_our_prefix(collector: Receiver) -> None:
     """There is no convention for cost, so it is ours, and a counter sums it up."""
 
     class Prices:
-        def cost_of(self, data: Any) -> tuple[Cost, None]:
+        def cost_of(self, data: Any, request: Any = None) -> tuple[Cost, None]:
             return Cost(total_cost=0.5, input_cost=0.2, output_cost=0.3), None
 
     said = sent(collector, request(), stream("openai-chat/text.sse", catalog=Prices()))

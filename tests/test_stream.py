@@ -118,7 +118,7 @@ class Prices:
     def __init__(self, cost=None):
         self.cost = cost
 
-    def cost_of(self, data):
+    def cost_of(self, data, request=None):
         if self.cost is None:
             raise KeyError(data.response_model)
         return self.cost, None

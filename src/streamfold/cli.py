@@ -17,7 +17,7 @@ from enum import StrEnum
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Final
 
 import msgspec
 
@@ -29,15 +29,12 @@ try:
 except ModuleNotFoundError:
     sys.exit('streamfold: the command line needs an extra: pip install "streamfold[cli]"')
 
+from streamfold.cli_logs import logs
+from streamfold.cli_output import complain, fail, need, print_line, say
+
 __all__ = ["main"]
 
 READ_SIZE: Final = 64 * 1024
-EXTRA_OF: Final = {
-    "aiohttp": "gateway",
-    "uvicorn": "gateway",
-    "sqlalchemy": "store",
-    "rich": "cli",
-}
 
 app = typer.Typer(
     name="streamfold",
@@ -46,7 +43,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-logs = typer.Typer(help="Read the log that `serve` writes.", no_args_is_help=True)
 app.add_typer(logs, name="logs")
 
 
@@ -58,19 +54,16 @@ class Output(StrEnum):
     TEXT = "text"
 
 
-Database = Annotated[str, typer.Option("--db", metavar="URL", help="Log database: a path, or sqlite:///path.")]
-
-
 def main() -> None:
     """The entry point: runs a command and turns what goes wrong into a sentence and an exit code."""
     try:
         app()
     except UsageError as error:
-        _fail(str(error), 2)
+        fail(str(error), 2)
     except Exception as error:
         if os.environ.get("STREAMFOLD_DEBUG"):
             raise
-        _fail(f"internal error, please report it: {type(error).__name__}: {error} (STREAMFOLD_DEBUG=1 shows more)", 1)
+        fail(f"internal error, please report it: {type(error).__name__}: {error} (STREAMFOLD_DEBUG=1 shows more)", 1)
 
 
 # ---------------------------------------------------------------------- fold
@@ -93,7 +86,7 @@ def fold(
         if data is None:
             unread += 1
         else:
-            _print(_as_line(path, data, output) if lines else _as_page(data, output))
+            print_line(_as_line(path, data, output) if lines else _as_page(data, output))
     if unread:
         raise typer.Exit(1)
 
@@ -103,10 +96,10 @@ def _folded(path: str, format: str) -> streamfold.AccumulatedData | None:
     try:
         data = streamfold.fold(_pieces(path), format).data
     except OSError as error:
-        _complain(f"{path}: {(error.strerror or type(error).__name__).lower()}")
+        complain(f"{path}: {(error.strerror or type(error).__name__).lower()}")
         return None
     except UsageError as error:
-        _complain(f"{path}: {str(error).replace('format=', '--format')}")
+        complain(f"{path}: {str(error).replace('format=', '--format')}")
         return None
     assert data is not None
     return _without_clock(data)
@@ -172,15 +165,15 @@ def serve(
     upstream: Annotated[list[str] | None, typer.Option(metavar="NAME=URL", help="An upstream, by path prefix.")] = None,
 ) -> None:
     """Run the gateway: bytes pass through untouched, every request leaves a row."""
-    _need("aiohttp", "uvicorn", "sqlalchemy")
+    need("aiohttp", "uvicorn", "sqlalchemy")
+    from streamfold.gateway.assembly import open_log
     from streamfold.gateway.config import load_config, upstream_flag
     from streamfold.gateway.server import run, serve
-    from streamfold.store.log_store import LogStore
 
     settings = load_config(config, host=host, port=port, db=db, upstreams=upstream_flag(upstream or []))
     _log_to_stderr()
-    with LogStore.open(settings.db, max_waiting=settings.limits.waiting_rows) as store:
-        run(serve(settings, store, _say))
+    with open_log(settings) as store:
+        run(serve(settings, store, say))
 
 
 @app.command()
@@ -191,74 +184,11 @@ def demo(
     pace: Annotated[float | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Show the gateway at work with a scripted upstream: no keys, no network."""
-    _need("aiohttp", "uvicorn", "sqlalchemy")
+    need("aiohttp", "uvicorn", "sqlalchemy")
     from streamfold.gateway.demo import demo
     from streamfold.gateway.server import run
 
     run(demo(port=port, db=db, once=once, pace=pace, say=_show))
-
-
-# ---------------------------------------------------------------------- the log
-
-
-@logs.command("list")
-def list_(
-    db: Database = "streamfold.db",
-    limit: Annotated[int, typer.Option(min=1, help="How many of the newest rows.")] = 20,
-    status: Annotated[str | None, typer.Option(help="Only rows of this status.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only rows of this model, as asked or as served.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
-) -> None:
-    """List the newest requests."""
-    _need("sqlalchemy", "rich")
-    from streamfold.store.log_store import LogStore
-    from streamfold.store.row import HEAVY
-
-    with LogStore.open_existing(db) as store:
-        rows = store.rows(limit, status=status, model=model)
-    if not as_json:
-        _print_table(rows)
-        return
-    for row in rows:
-        shown = {name: value for name, value in msgspec.structs.asdict(row).items() if name not in HEAVY}
-        _print(msgspec.json.encode(shown))
-
-
-@logs.command()
-def show(
-    id: Annotated[str, typer.Argument(help="A request id, or its beginning.")],
-    db: Database = "streamfold.db",
-) -> None:
-    """Show one request with everything that is known of it."""
-    _need("sqlalchemy")
-    from streamfold.store.log_store import LogStore
-
-    with LogStore.open_existing(db) as store:
-        row = store.get(id)
-    if row is None:
-        _fail(f"{db} has no row whose id is, or alone begins with, {id}", 1)
-    shown = msgspec.structs.asdict(row)
-    if row.record is not None:
-        shown["record"] = msgspec.Raw(row.record.encode())
-    _print(msgspec.json.format(msgspec.json.encode(shown), indent=2))
-
-
-def _print_table(rows: list[Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("id", "created", "path", "model", "status", "finish", "tokens", "chunks", "first token", "whole")
-    for row in rows:
-        tokens = f"{_dash(row.prompt_tokens)}/{_dash(row.completion_tokens)}"
-        times = [_dash(value and f"{value:.0f} ms") for value in (row.time_to_first_token_ms, row.latency_ms)]
-        path, model = f"/{row.upstream}{row.path}", _dash(row.response_model or row.model)
-        cells = (row.id[:8], row.created[:19], path, model, row.status, _dash(row.finish_reason), tokens)
-        table.add_row(*cells, str(row.chunks), *times)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
-def _dash(value: object) -> str:
-    return "-" if value is None else str(value)
 
 
 # ---------------------------------------------------------------------- the benchmark
@@ -272,40 +202,15 @@ def _dash(value: object) -> str:
 def bench(context: typer.Context) -> None:
     """Hands its arguments to the benchmark's own parser."""
     if find_spec("streamfold.bench") is None:
-        _fail("this installation has no benchmark", 1)
+        fail("this installation has no benchmark", 1)
     raise typer.Exit(import_module("streamfold.bench").main(context.args) or 0)
 
 
 # ---------------------------------------------------------------------- speaking
 
 
-def _need(*modules: str) -> None:
-    """Ends with the command that installs what is missing."""
-    missing = sorted({EXTRA_OF[name] for name in modules if find_spec(name) is None})
-    if missing:
-        _fail(f'this command needs an extra: pip install "streamfold[{",".join(missing)}]"', 2)
-
-
-def _print(line: bytes) -> None:
-    sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.buffer.flush()
-
-
 def _show(line: str) -> None:
-    _print(line.encode("utf-8", "replace"))
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _complain(sentence: str) -> None:
-    _say(f"streamfold: {sentence}".encode("utf-8", "replace").decode())
-
-
-def _fail(sentence: str, code: int) -> NoReturn:
-    _complain(sentence)
-    sys.exit(code)
+    print_line(line.encode("utf-8", "replace"))
 
 
 def _log_to_stderr() -> None:

@@ -46,6 +46,7 @@ from streamfold.wire.errors import error_details, retryable
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, decode
 from streamfold.wire.foreign import foreign_api
 from streamfold.wire.surrogates import without_surrogates
+from streamfold.wire.usage import provider_cost
 
 __all__ = ["Catalog", "StreamAccumulator", "builtin", "fold", "read"]
 
@@ -64,9 +65,12 @@ READ_SIZE = 24 * 1024
 
 
 class Catalog(Protocol):
-    """Prices a usage. Answers the cost, or None with the reason why there is none."""
+    """Prices a usage. Answers the cost, or None with the reason why there is none.
 
-    def cost_of(self, data: AccumulatedData) -> tuple[Cost | None, str | None]: ...
+    `request` is the JSON that was sent, where it is known: speech by the character needs it, and pictures by size.
+    """
+
+    def cost_of(self, data: AccumulatedData, request: JSON | None = None) -> tuple[Cost | None, str | None]: ...
 
 
 _Waiting = tuple[Any, str | None, int, int | None]
@@ -107,8 +111,9 @@ class StreamAccumulator:
     `format` is a name of `format_names()` or `auto`. `start_timestamp` is when the request was sent (a datetime, or
     seconds since the epoch); by default now. `clock` is monotonic nanoseconds, `wall` seconds since the epoch.
     `max_bytes` limits what the response may grow from, `tape_bytes` is how much of the raw frames to keep (0: none),
-    `max_arrivals` how many times of arrival to keep (0: none; 8 bytes each), `first_chunk_index` the lowest index of numbered chunks. `strict=True` raises `WireError` for a frame that is not
-    JSON. Raises `UsageError` for an unknown format.
+    `max_arrivals` how many times of arrival to keep (0: none; 8 bytes each), `first_chunk_index` the lowest index of
+    numbered chunks. `strict=True` raises `WireError` for a frame that is not JSON. `raw_request` is what was asked:
+    it is handed on, and its prices may depend on it. Raises `UsageError` for an unknown format.
     """
 
     __slots__ = (
@@ -440,7 +445,8 @@ class StreamAccumulator:
         data = self._record(now, self._decide(told, error, status_code))
         if error is not None or (status_code or 0) >= 400:
             data.error_details = self._told_error(data.error_details, error, status_code)
-        if data.cost is None:  # a cost that the provider states is the cost
+        # A cost that the provider states is the cost, but not once more when a cache replays the answer.
+        if data.cost is None or (self._catalog is not None and data.cache_debug is not None):
             self._price(data)
         self._framer = self._sequence = None
         return ProcessedStreamResponse(
@@ -461,7 +467,8 @@ class StreamAccumulator:
             data.cost_reason = "no catalog"
             return
         try:
-            data.cost, data.cost_reason = self._catalog.cost_of(data)
+            request = self._raw_request if isinstance(self._raw_request, dict) else None
+            data.cost, data.cost_reason = self._catalog.cost_of(data, request)
         except Exception as fault:
             data.cost_reason = f"the catalog failed: {type(fault).__name__}"
 
@@ -632,6 +639,8 @@ class StreamAccumulator:
             data.response = response = without_surrogates(response)
             fold.view(response, data)
             fold.finish_view(data)
+            if data.cost is None:
+                data.cost = provider_cost(response.get("usage"))
         except Exception:
             fold.flag("accumulator_error")
         # Reading the whole response may show what no single frame did.

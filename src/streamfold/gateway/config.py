@@ -11,6 +11,9 @@
     [limits]
     connect_timeout_s = 10
 
+    [plugins.otel]
+    endpoint = "http://127.0.0.1:4318"
+
 A mistake must not be guessed around: it stops the start with a sentence that names the key and the fix.
 """
 
@@ -36,7 +39,7 @@ DEFAULT_UPSTREAMS: Final[Mapping[str, str]] = {
     "anthropic": "https://api.anthropic.com",
     "gemini": "https://generativelanguage.googleapis.com",
 }
-TAKEN: Final = ("healthz", "logs")
+TAKEN: Final = ("healthz", "logs", "metrics")
 """Paths of the gateway's own, which no upstream can be called."""
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -52,14 +55,18 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Bounds. Sizes in bytes, times in seconds."""
 
     request_bytes: int = 8 * 1024 * 1024
-    """How much of a request body is looked at (for the model and the stream flag). All of it is passed on."""
-    stored_request_bytes: int = 1024 * 1024
-    """How much of it a row keeps."""
+    """How much of a request body is looked at (by plugins, for the model and for the log). All of it is passed on."""
+    response_bytes: int = 64 * 1024 * 1024
+    """How much of a response is folded. All of it is passed on."""
+    arrivals: int = 2000
+    """How many times of arrival are kept of a stream, for its gaps and its plot (8 bytes each)."""
     connect_timeout_s: float = 10.0
     shutdown_grace_s: float = 5.0
     """How long open streams may go on after a signal to stop."""
-    waiting_rows: int = 10_000
-    """Rows that may wait in memory while the database is slow or gone."""
+    hook_timeout_s: float = 1.0
+    """How long a request or chunk waits for a plugin's hook."""
+    waiting_responses: int = 10_000
+    """How many complete responses may wait for each slow plugin."""
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -68,8 +75,12 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     host: str = "127.0.0.1"
     port: int = 8787
     db: str = "streamfold.db"
+    prices: str | None = None
+    """A file of your own prices, which win over the data set's; see docs/prices.md."""
     upstreams: dict[str, str | UpstreamSettings] = {}
     limits: Limits = msgspec.field(default_factory=Limits)
+    plugins: dict[str, dict[str, Any]] = {}
+    """The plugins, by name or import path, with their settings; `logging` is always there."""
 
     def routes(self) -> dict[str, Upstream]:
         """The upstreams by name, those of the configuration over the usual ones."""
@@ -116,6 +127,8 @@ def _check(config: Config, where: str) -> None:
     for field in msgspec.structs.fields(Limits):
         if getattr(config.limits, field.name) < 0:
             raise UsageError(f'{where}"limits.{field.name}" is negative; it must be 0 or more')
+    if "url" in config.plugins.get("logging", {}):
+        raise UsageError(f'{where}"plugins.logging.url": the gateway\'s log database is "db"; move it there')
     for name, settings in config.upstreams.items():
         _check_upstream(name, settings if isinstance(settings, str) else settings.url, where)
 

@@ -84,7 +84,7 @@ async def _play(store: LogStore, port: int | None, once: bool, pace: float, say:
         async with upstream:
             config = load_config(upstreams=dict.fromkeys(("openai", "anthropic", "gemini"), upstream.url))
             async with running(config, store, _socket(config, port)) as address:
-                say(f"gateway {address}, scripted upstream {upstream.url}, log {store.path}\n")
+                say(f"gateway {address}, scripted upstream {upstream.url}, log {store.name}\n")
                 round_ = asyncio.ensure_future(_round(address, store, say))
                 await _first(round_, stop)
                 if not once and not stop.is_set():
@@ -180,6 +180,6 @@ def _invitation(address: str, store: LogStore) -> str:
 The gateway goes on until Ctrl-C. In another terminal:
   curl -N {address}/openai/v1/chat/completions -H 'content-type: application/json' \\
        -d '{{"model": "gpt-4o-mini", "stream": true, "messages": [{{"role": "user", "content": "Hi"}}]}}'
-  streamfold logs list --db {store.path}
+  streamfold logs list --db {store.name}
   curl '{address}/logs?limit=5'
 """

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote_plus
 
-__all__ = ["Headers", "Redactor", "end_to_end", "header", "request_headers"]
+__all__ = ["Headers", "Redactor", "Told", "end_to_end", "header", "request_headers", "told_by"]
 
 Headers = list[tuple[bytes, bytes]]
 """Names in lower case."""
@@ -23,6 +23,12 @@ HOP_BY_HOP: Final = frozenset(
 )
 ANSWERED_HERE: Final = frozenset((b"host", b"expect"))
 """Request headers that this hop has answered or rewrites: `Host`, and `Expect` (the server said 100 by reading)."""
+
+OURS: Final = b"x-streamfold-"
+"""What begins so is a word to the gateway, and goes no further."""
+SESSION, META, LOG = OURS + b"session", OURS + b"meta-", OURS + b"log"
+MOST_TOLD: Final = 64
+"""How many labels one request may carry, and a thousand characters each: they end in rows and on spans."""
 
 CREDENTIAL: Final = re.compile(r"auth|key|token|secret|cookie|credential|signature|password", re.IGNORECASE)
 """Names of headers and query parameters whose values are treated as secret."""
@@ -47,7 +53,37 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 def request_headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """What of a client's headers goes to the upstream."""
-    return [(name, value) for name, value in end_to_end(headers) if name not in ANSWERED_HERE]
+    return [
+        (name, value) for name, value in end_to_end(headers) if name not in ANSWERED_HERE and not name.startswith(OURS)
+    ]
+
+
+class Told(NamedTuple):
+    """What a client's headers tell the gateway itself. `shown` are the headers that may be shown: no credentials."""
+
+    shown: dict[str, str]
+    session_id: str | None
+    metadata: dict[str, str]
+    log_content: bool
+
+
+def told_by(headers: Iterable[tuple[bytes, bytes]]) -> Told:
+    """Reads the `x-streamfold-` headers: `session`, `meta-NAME`, and `log: off` (keep nothing of what was said)."""
+    shown: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    session_id, log_content = None, True
+    for raw, value in headers:
+        name, text = raw.lower(), value.decode("latin-1")
+        if name == SESSION:
+            session_id = text[:1000] or None
+        elif name == LOG:
+            log_content = text.strip().lower() not in ("off", "false", "0", "no")
+        elif name.startswith(META):
+            if len(metadata) < MOST_TOLD:
+                metadata[name.removeprefix(META).decode("latin-1")] = text[:1000]
+        elif not CREDENTIAL.search(readable := name.decode("latin-1")):
+            shown[readable] = f"{shown[readable]}, {text}" if readable in shown else text
+    return Told(shown, session_id, metadata, log_content)
 
 
 class Redactor:

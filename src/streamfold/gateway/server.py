@@ -19,6 +19,7 @@ import uvicorn
 
 from streamfold.errors import UsageError
 from streamfold.gateway.app import Gateway
+from streamfold.gateway.assembly import assemble
 from streamfold.gateway.config import Config, is_loopback
 from streamfold.gateway.upstream import AiohttpClient
 from streamfold.store.log_store import LogStore
@@ -69,9 +70,10 @@ def listen(host: str, port: int) -> socket.socket:
 @asynccontextmanager
 async def running(config: Config, store: LogStore, sock: socket.socket | None = None) -> AsyncGenerator[str, None]:
     """The gateway while the block runs; gives its address, such as `http://127.0.0.1:8787`."""
+    parts = await asyncio.to_thread(assemble, config, store)
     sock = sock or listen(config.host, config.port)
     client = AiohttpClient(connect_timeout=config.limits.connect_timeout_s)
-    gateway = Gateway(config, client, store)
+    gateway = Gateway(config, client, parts.pipeline, store, catalog=parts.catalog, metrics=parts.metrics)
     server = _Server(_uvicorn_config(gateway, config))
     logging.getLogger("uvicorn.error").addFilter(_DELIBERATE)
     task = asyncio.create_task(server.serve(sockets=[sock]))
@@ -83,6 +85,7 @@ async def running(config: Config, store: LogStore, sock: socket.socket | None = 
         await task
         await gateway.close()
         await client.close()
+        await parts.pipeline.close()
         await asyncio.to_thread(store.flush)
 
 
@@ -92,7 +95,7 @@ async def serve(config: Config, store: LogStore, say: Callable[[str], None]) -> 
         async with running(config, store) as address:
             if not is_loopback(config.host):
                 log.warning("listening on %s: everyone who reaches this machine can use the gateway", config.host)
-            say(f"streamfold gateway on {address}, log in {store.path}")
+            say(f"streamfold gateway on {address}, log in {store.name}")
             for upstream in config.routes().values():
                 say(f"  {address}/{upstream.name}  ->  {upstream.url}")
             await stop.wait()

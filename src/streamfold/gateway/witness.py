@@ -1,10 +1,10 @@
-"""What watches one exchange and writes its row.
+"""What watches one exchange and tells how it ended.
 
 The witness stands beside the traffic. It is told what went by (after it went on) and answers nothing; whatever goes
-wrong in here is its own affair: it is logged, marked in the row, and the bytes flow on. In the end it makes exactly
-one row, however the exchange ended.
+wrong in here is its own affair: it is logged, marked in the record, and the bytes flow on. In the end it makes exactly
+one complete response, however the exchange ended.
 
-An answer is folded when the path named a format and the body can be read. Otherwise the row tells what HTTP told.
+An answer is folded when the path named a format and the body can be read. Otherwise the record tells what HTTP told.
 Times are those at which the bytes arrived, not those at which we got round to folding them: the accumulator's clock is
 the time of the last arrival.
 """
@@ -18,17 +18,19 @@ import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Final
+from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 
 from streamfold.errors import UsageError
 from streamfold.gateway.coding import Decompressor, as_it_is, decompressor
 from streamfold.gateway.config import Limits
-from streamfold.gateway.headers import Headers, Redactor, header
+from streamfold.gateway.headers import Headers, Redactor, header, told_by
 from streamfold.gateway.routes import ENDINGS, Route, format_of, model_in
-from streamfold.store.row import LogRow, row_of
-from streamfold.stream import StreamAccumulator
+from streamfold.hooks import RequestContext
+from streamfold.processed import ProcessedStreamResponse, ResponseType
+from streamfold.stream import Catalog, StreamAccumulator
 from streamfold.types import AccumulatedData, ErrorDetails, Integrity, Outcome, StreamType
 from streamfold.wire import Fold, fold_class
 from streamfold.wire.errors import error_details, error_of
@@ -43,55 +45,74 @@ EXCERPT: Final = 8192
 """Bytes of an error answer that are kept for its message."""
 
 
-class _Asked(msgspec.Struct):
-    """What a request body tells about the answer to come. Everything else in it is not our concern."""
-
-    model: Any = None
-    stream: Any = None
-
-
 class Witness:
-    """One request and its answer, as seen from beside."""
+    """One request and its answer, as seen from beside. `ctx` is what the plugins get to know of it."""
 
     def __init__(
-        self, route: Route, method: str, *, redact: Redactor, limits: Limits, request_coding: str | None = None
+        self,
+        route: Route,
+        method: str,
+        headers: Headers,
+        query: bytes,
+        *,
+        limits: Limits,
+        catalog: Catalog | None = None,
     ) -> None:
-        self.request_id = uuid.uuid4().hex
-        self.method = method
-        self.path = route.path
         self.upstream = route.upstream
-        self.status_code: int | None = None
-        self._redact = redact
         self._limits = limits
-        self._started = self._now = time.monotonic_ns()
-        self._started_at = time.time()
+        self._catalog = catalog
         self._kind = _fold_of(format_of(method, route.path))
         self._request = bytearray()
-        self._request_bytes = 0
-        self._request_coding = request_coding
-        self._stream: bool | None = None
+        self._request_coding = header(headers, b"content-encoding")
         self._fold: StreamAccumulator | None = None
         self._plain: Decompressor | None = None
         self._take: Callable[[bytes], None] = self._pass_over
         self._excerpt = b""
+        self._received = 0
         self._unread = 0
         self._anomalies: list[str] = []
         self._first_piece: int | None = None
+        self.concluded = False
+        """Whether the plugins have been told of the end."""
+        self.ctx = _context(route, method, headers, query, self._kind)
+        self.ctx.snapshot = self._snapshot
+        self._now = self.ctx.started_ns
+
+    @property
+    def format(self) -> str | None:
+        """The wire format of the answer, as far as it is known."""
+        return self.ctx.format
 
     # ------------------------------------------------------------------ what went by
 
     def request_piece(self, data: bytes) -> None:
         """A piece of the request body went up."""
-        self._request_bytes += len(data)
+        self.ctx.request_bytes = (self.ctx.request_bytes or 0) + len(data)
         room = self._limits.request_bytes - len(self._request)
         if room > 0:
             self._request += data[:room]
 
+    def asked(self) -> None:
+        """The request body is known, as far as it is looked at: takes from it what the answer's record needs."""
+        ctx = self.ctx
+        body = self._request_body()
+        self._request = bytearray()
+        ctx.request_body = body or None
+        try:
+            ctx.request = msgspec.json.decode(body) if body else None
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            ctx.request = None
+        asked = ctx.request if isinstance(ctx.request, dict) else {}
+        model = asked.get("model")
+        ctx.model = model if isinstance(model, str) else model_in(ctx.path or "")
+        if ctx.stream is None:
+            ctx.stream = asked.get("stream") is True or (ctx.path or "").endswith(STREAM_METHOD)
+
     def answered(self, status: int, headers: Headers) -> None:
         """The status line and headers of the answer came."""
-        self.status_code = status
+        self.ctx.http_status = status
         self._now = time.monotonic_ns()
-        self._stream = self._is_stream(status, header(headers, b"content-type") or "")
+        self.ctx.stream = self._is_stream(status, header(headers, b"content-type") or "")
         coding = header(headers, b"content-encoding")
         self._plain = decompressor(coding)
         if self._plain is None:
@@ -106,6 +127,7 @@ class Witness:
     def piece(self, data: bytes, at: int) -> None:
         """A piece of the answer's body arrived `at` (monotonic nanoseconds) and has been passed on. Never raises."""
         self._now = at
+        self._received += len(data)
         if self._first_piece is None:
             self._first_piece = at
         try:
@@ -113,48 +135,57 @@ class Witness:
         except zlib.error:
             self._give_up("corrupt_encoding")
         except Exception:
-            log.exception("request %s: the fold failed; its bytes pass on", self.request_id)
+            log.exception("request %s: the fold failed; its bytes pass on", self.ctx.request_id)
             self._give_up("accumulator_error")
 
-    def ended(self, outcome: Outcome | None = None, error: ErrorDetails | None = None) -> LogRow:
+    def ended(self, outcome: Outcome | None = None, error: ErrorDetails | None = None) -> ProcessedStreamResponse:
         """The exchange is over. `outcome` is what the transport saw; None: the body came to its end."""
         self._now = time.monotonic_ns()
-        body = self._request_body()
-        model, stream = self._asked(body)
-        if self._stream is None:
-            self._stream = stream
+        if self._request:  # its end was not told before, because it was passed on piece by piece
+            self.asked()
+        self.ctx.snapshot = None
+        self.ctx.response_bytes = self._received
         try:
-            data = self._finished(outcome, error, model)
+            return self._finished(outcome, error)
         except Exception:
-            log.exception("request %s: the fold failed at its end", self.request_id)
+            log.exception("request %s: the fold failed at its end", self.ctx.request_id)
             self._give_up("accumulator_error")
-            data = self._unfolded(outcome, error, model)
-        return self._row(data, body)
+            return self._unfolded(outcome, error)
 
     # ------------------------------------------------------------------ reading
 
     def _is_stream(self, status: int, content_type: str) -> bool:
         kind = content_type.partition(";")[0].strip().lower()
         # Gemini without alt=sse streams a JSON array.
-        return kind in STREAM_TYPES or (status < 400 and self.path.endswith(STREAM_METHOD))
+        return kind in STREAM_TYPES or (status < 400 and (self.ctx.path or "").endswith(STREAM_METHOD))
 
     def _accumulator(self, format: str) -> StreamAccumulator:
-        now, self._now = self._now, self._started
+        ctx = self.ctx
+        now, self._now = self._now, ctx.started_ns
         accumulator = StreamAccumulator(
             format,
-            request_id=self.request_id,
+            request_id=ctx.request_id,
             provider=self.upstream.provider,
-            stream=bool(self._stream),
+            model=ctx.model,
+            stream=bool(ctx.stream),
             clock=lambda: self._now,
-            wall=lambda: self._started_at,
+            wall=lambda: ctx.started_at,
+            max_bytes=self._limits.response_bytes,
+            max_arrivals=self._limits.arrivals,
+            catalog=self._catalog,
+            raw_request=ctx.request,
         )
         self._now = now
         return accumulator
 
+    def _snapshot(self) -> AccumulatedData:
+        fold = self._fold
+        return fold.snapshot() if fold is not None else self._known(Outcome.ABANDONED, None, status="processing")
+
     def _read(self, data: bytes) -> None:
         assert self._plain is not None
         for plain in self._plain(data):
-            if (self.status_code or 0) >= 400:
+            if (self.ctx.http_status or 0) >= 400:
                 self._excerpt += plain[: EXCERPT - len(self._excerpt)]
             if self._fold is not None:
                 self._fold.feed(plain)
@@ -183,44 +214,48 @@ class Witness:
             return b""
         return bytes(body) if body[:64].lstrip().startswith((b"{", b"[")) else b""
 
-    def _asked(self, body: bytes) -> tuple[str | None, bool]:
-        """The model and whether a stream was asked for, from the request body or the path."""
-        try:
-            asked = msgspec.json.decode(body or b"{}", type=_Asked)
-        except (msgspec.DecodeError, UnicodeError):
-            asked = _Asked()
-        model = asked.model if isinstance(asked.model, str) else model_in(self.path)
-        return model, asked.stream is True or self.path.endswith(STREAM_METHOD)
-
     # ------------------------------------------------------------------ the end
 
-    def _finished(self, outcome: Outcome | None, error: ErrorDetails | None, model: str | None) -> AccumulatedData:
+    def _finished(self, outcome: Outcome | None, error: ErrorDetails | None) -> ProcessedStreamResponse:
         if self._fold is None:
-            return self._unfolded(outcome, error, model)
-        self._fold.model = model
+            return self._unfolded(outcome, error)
+        self._fold.model = self.ctx.model
         told = None if self._fold.has_ended else error or self._error_in_body()
-        data = self._fold.finish(outcome, told, status_code=self.status_code).data
-        assert data is not None
-        data.integrity.anomalies += self._anomalies
-        data.integrity.dropped_bytes += self._unread
-        return data
+        done = self._fold.finish(outcome, told, status_code=self.ctx.http_status)
+        assert done.data is not None
+        done.data.integrity.anomalies += self._anomalies
+        done.data.integrity.dropped_bytes += self._unread
+        return done
 
-    def _unfolded(self, outcome: Outcome | None, error: ErrorDetails | None, model: str | None) -> AccumulatedData:
+    def _unfolded(self, outcome: Outcome | None, error: ErrorDetails | None) -> ProcessedStreamResponse:
         """The record of an answer that nobody could read: it says what HTTP said."""
         error = error or self._error_in_body()
-        status = outcome or (Outcome.ERROR if error is not None else Outcome.SUCCESS)
+        data = self._known(outcome or (Outcome.ERROR if error is not None else Outcome.SUCCESS), error)
+        return ProcessedStreamResponse(
+            type=ResponseType.FINAL,
+            request_id=self.ctx.request_id,
+            stream_type=data.stream_type,
+            format=data.format,
+            provider=data.provider,
+            requested_model=data.model,
+            data=data,
+            raw_request=self.ctx.request,
+        )
+
+    def _known(self, outcome: Outcome, error: ErrorDetails | None, status: str | None = None) -> AccumulatedData:
+        ctx = self.ctx
         return AccumulatedData(
-            request_id=self.request_id,
+            request_id=ctx.request_id,
             stream_type=self._kind.stream_type if self._kind is not None else StreamType.PASSTHROUGH,
-            format=self._kind.format if self._kind is not None else None,
-            provider=self.upstream.provider,
-            model=model,
-            stream=bool(self._stream),
-            status=status.value,
-            latency_ms=_ms(self._now - self._started),
-            time_to_first_chunk_ms=_ms(self._first_piece - self._started) if self._first_piece else None,
-            start_timestamp=_utc(self._started_at),
-            end_timestamp=_utc(self._started_at + (self._now - self._started) / 1e9),
+            format=ctx.format,
+            provider=ctx.provider,
+            model=ctx.model,
+            stream=bool(ctx.stream),
+            status=status or outcome.value,  # type: ignore[arg-type]
+            latency_ms=_ms(self._now - ctx.started_ns),
+            time_to_first_chunk_ms=_ms(self._first_piece - ctx.started_ns) if self._first_piece else None,
+            start_timestamp=_utc(ctx.started_at),
+            end_timestamp=_utc(ctx.started_at + (self._now - ctx.started_ns) / 1e9),
             error_details=error,
             integrity=Integrity(anomalies=list(self._anomalies), dropped_bytes=self._unread),
             cost_reason="no usage",
@@ -228,7 +263,8 @@ class Witness:
 
     def _error_in_body(self) -> ErrorDetails | None:
         """What an answer of 400 and above says for itself, JSON or not."""
-        if (self.status_code or 0) < 400:
+        status = self.ctx.http_status or 0
+        if status < 400:
             return None
         text = self._excerpt.decode("utf-8", "replace").strip()
         try:
@@ -238,24 +274,29 @@ class Witness:
         if isinstance(body, list) and body:
             body = body[0]
         told = (error_of(body) or body) if isinstance(body, dict) else {"message": text or None}
-        return error_details(told, status=self.status_code)
+        return error_details(told, status=status)
 
-    def _row(self, data: AccumulatedData, body: bytes) -> LogRow:
-        kept = body[: self._limits.stored_request_bytes].decode("utf-8", "ignore")
-        row = row_of(
-            data,
-            upstream=self.upstream.name,
-            method=self.method,
-            path=self.path,
-            http_status=self.status_code,
-            request_bytes=self._request_bytes,
-            request=kept or None,
-        )
-        for name in row.__struct_fields__:
-            value = getattr(row, name)
-            if type(value) is str:
-                setattr(row, name, self._redact(value))
-        return row
+
+def _context(route: Route, method: str, headers: Headers, query: bytes, kind: type[Fold] | None) -> RequestContext:
+    told = told_by(headers)
+    server = urlsplit(route.upstream.url)
+    return RequestContext(
+        request_id=uuid.uuid4().hex,
+        format=kind.format if kind is not None else None,
+        provider=route.upstream.provider,
+        upstream=route.upstream.name,
+        method=method,
+        path=route.path,
+        request_headers=told.shown,
+        session_id=told.session_id,
+        metadata=told.metadata,
+        log_content=told.log_content,
+        traceparent=told.shown.get("traceparent"),
+        tracestate=told.shown.get("tracestate"),
+        server_address=server.hostname,
+        server_port=server.port or (443 if server.scheme == "https" else 80),
+        redact=Redactor(headers, query),
+    )
 
 
 def load_folds() -> None:

@@ -1,6 +1,6 @@
-"""The log: one row per request, in one schema, on SQLite.
+"""The log: one row per request, in one schema, on SQLite, PostgreSQL or ClickHouse.
 
-Needs SQLAlchemy: `pip install "streamfold[store]"`.
+Needs SQLAlchemy: `pip install "streamfold[store]"`; see `docs/log-store.md`.
 """
 
 from streamfold.store.log_store import LogStore

@@ -1,125 +1,176 @@
-"""The log store: rows in, rows out, on one SQLite file.
+"""The log store: rows in, rows out, on the database that a URL names.
 
-The file is opened, made and written to once at the start, so that a wrong path stops the program with a sentence
-instead of losing rows later. After that nothing here raises into the traffic: `put` never waits (see `writer.py`), and
-a database that fails later makes rows wait. SQLite runs in WAL mode, so another process (`streamfold logs`) may read
-while the gateway writes.
+The database is opened, made or migrated and written to once at the start, so that a wrong URL stops the program with a
+sentence instead of losing rows later. After that nothing here raises into the traffic: `put` never waits for the
+database (see `writer.py` and `journal.py`), and a database that fails later makes rows wait.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self
 
-from sqlalchemy import Connection, Engine, create_engine, event, select
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
+from sqlalchemy import Connection, select
 
 from streamfold.errors import UsageError
+from streamfold.store.database import Database, database_of
+from streamfold.store.instances import Roll
+from streamfold.store.journal import Journal
 from streamfold.store.row import LogRow
-from streamfold.store.schema import LIGHT_COLUMNS, prepare, request_log, version_of
-from streamfold.store.writer import BatchWriter, UnwritableError
+from streamfold.store.schema import LIGHT_COLUMNS, request_log
+from streamfold.store.writer import Writer
 
 __all__ = ["DEFAULT_DB", "LogStore"]
 
 DEFAULT_DB: Final = "streamfold.db"
-T = TypeVar("T")
 
-BUSY_SECONDS: Final = 5
 CLOSE_SECONDS: Final = 5.0
+SPILL_BYTES: Final = 1024**3
 MAX_WAITING_ROWS: Final = 10_000
 MAX_WAITING_BYTES: Final = 256 * 1024 * 1024
-_BAD_ROW: Final = (DataError, IntegrityError, InterfaceError, ProgrammingError)
-"""Failures that another try cannot mend: the row is at fault, not the database."""
 
 
 class LogStore:
-    """The rows of one log file. Safe to use from any thread; open it with `LogStore.open`."""
+    """The rows of one log. Safe to use from any thread; open it with `LogStore.open`."""
 
-    def __init__(self, engine: Engine, path: Path, writer: BatchWriter | None) -> None:
-        self.path = path
-        self._engine = engine
-        self._writer = writer
+    def __init__(self, database: Database, journal: Journal | None) -> None:
+        self._database = database
+        self._journal = journal
+        self._writer: Writer | None = None
+        self._roll: Roll | None = None
+        if journal is not None:
+            self._roll = Roll(database, journal)
+            self._writer = Writer(
+                journal,
+                database.write,
+                linger=database.linger,
+                upkeep=self._roll.keep,
+                farewell=self._roll.sign_off,
+            )
 
     @classmethod
     def open(
         cls,
         url: str = DEFAULT_DB,
         *,
+        spill_dir: str | Path | None = None,
+        spill_bytes: int = SPILL_BYTES,
         max_waiting: int = MAX_WAITING_ROWS,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
     ) -> Self:
-        """Opens the file for writing, makes it if need be. `url` is a path or `sqlite:///path`.
+        """Opens a log for writing, makes it if need be, migrates an older one.
 
-        Raises `UsageError` with the path and the fix if it cannot be written, or is of a newer streamfold.
+        `url` is a path or `sqlite:///path`, `postgresql://…`, `clickhouse://…` or `chdb:///path`. Rows wait for the
+        database in files below `spill_dir` (by default beside the SQLite file, else in the user's state directory), up
+        to `spill_bytes`; if these cannot be written, in memory, up to `max_waiting` rows and `max_waiting_bytes`.
+
+        Raises `UsageError` with the name and the fix if it cannot be written, or is of a newer streamfold.
         """
-        path = _path(url)
-        engine = _engine(path, writable=True)
-        _attempt(path, engine, lambda connection: _first_write(connection, path))
-        writer = BatchWriter(
-            lambda rows: _write(engine, path, rows),
-            max_rows=max_waiting,
-            max_bytes=max_waiting_bytes,
-        )
-        return cls(engine, path, writer)
+        database = database_of(url, writable=True)
+        database.prepare()
+        directory = database.queue_directory(Path(spill_dir).expanduser() if spill_dir else None)
+        try:
+            journal = Journal(directory, max_bytes=spill_bytes, memory_rows=max_waiting, memory_bytes=max_waiting_bytes)
+        except OSError as error:
+            database.close()
+            raise UsageError(
+                f"cannot keep waiting rows in {directory}: {error.strerror}; make it writable, or name another "
+                "directory as spill_dir"
+            ) from None
+        return cls(database, journal)
 
     @classmethod
     def open_existing(cls, url: str = DEFAULT_DB) -> Self:
         """Opens a log for reading only. Raises `UsageError` if there is none."""
-        path = _path(url)
-        if not path.exists():
-            raise UsageError(f"there is no log database {path}: start `streamfold serve` first, or name it with --db")
-        engine = _engine(path, writable=False)
-        version = _attempt(path, engine, version_of)
-        if version is None:
-            raise UsageError(f"{path} is a database, but not a log of streamfold; name another file with --db")
-        return cls(engine, path, None)
+        database = database_of(url, writable=False)
+        database.check()
+        return cls(database, None)
+
+    @property
+    def name(self) -> str:
+        """The path or URL of the log, without password."""
+        return self._database.name
+
+    @property
+    def path(self) -> Path | None:
+        """The file or directory of the log; None if a server keeps it."""
+        return self._database.path
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite`, `postgresql` or `clickhouse`."""
+        return self._database.dialect
+
+    @property
+    def instance(self) -> str | None:
+        """The id of this process among those that write into the log; None when it only reads."""
+        return self._journal.instance if self._journal is not None else None
 
     @property
     def waiting(self) -> int:
-        """Rows that are not in the database yet."""
+        """Rows that are not in the database yet, those of dead processes that this one has taken over among them."""
         return self._writer.waiting if self._writer is not None else 0
 
     @property
+    def spilled_bytes(self) -> int:
+        """Bytes of the files that these rows wait in."""
+        return self._journal.size if self._journal is not None else 0
+
+    @property
     def dropped(self) -> int:
-        """Rows that were lost, because the queue was full or they could not be written."""
+        """Rows that were lost, because there was no room for them or they could not be written."""
         return self._writer.dropped if self._writer is not None else 0
 
     def put(self, row: LogRow) -> bool:
-        """Queues a row; never waits and never raises. A row of an id that is already there changes nothing."""
+        """Queues a row; never waits for the database and never raises. Returns whether there was room for it.
+
+        The row belongs to the store from now on. It replaces the row of its id if its revision is higher.
+        """
         return self._writer is not None and self._writer.put(row)
+
+    def write(self, rows: Sequence[LogRow]) -> None:
+        """Writes rows at once, by the same rule as `put`, and waits for it.
+
+        Raises `UnwritableError` if the database cannot take them now, else what the driver raises.
+        """
+        self._database.write(rows)
 
     def flush(self, timeout: float = CLOSE_SECONDS) -> bool:
         """Waits until all rows are in the database. Returns whether they were in time."""
         return self._writer is None or self._writer.flush(timeout)
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
-        """Writes what waits and closes the file."""
+        """Writes what waits and closes the log. What cannot be written in time is written by the next start."""
         if self._writer is not None:
             self._writer.close(timeout)
-        self._engine.dispose()
+        self._database.close()
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A connection for reading: `with store.connect() as connection: …`."""
+        with self._database.engine.connect() as connection:
+            yield connection
 
     def rows(
         self, limit: int = 50, *, status: str | None = None, model: str | None = None, upstream: str | None = None
     ) -> list[LogRow]:
-        """The newest rows, newest first, without `record` and `request`."""
+        """The newest rows, newest first, without bodies and the other heavy columns."""
         query = select(*LIGHT_COLUMNS).order_by(request_log.c.created.desc()).limit(limit)
         for column, wanted in ((request_log.c.status, status), (request_log.c.upstream, upstream)):
             if wanted is not None:
                 query = query.where(column == wanted)
         if model is not None:
             query = query.where((request_log.c.model == model) | (request_log.c.response_model == model))
-        with self._engine.connect() as connection:
+        with self.connect() as connection:
             return [LogRow(**row) for row in connection.execute(query).mappings()]
 
     def get(self, id: str) -> LogRow | None:
         """The whole row of an id, or of the beginning of one if it is unique."""
         exact = select(request_log).where(request_log.c.id == id)
-        alike = select(request_log).where(request_log.c.id.startswith(id, autoescape=True)).limit(2)
-        with self._engine.connect() as connection:
+        alike = select(request_log).where(self._database.begins(request_log.c.id, id)).limit(2)
+        with self.connect() as connection:
             found = connection.execute(exact).mappings().all() or connection.execute(alike).mappings().all()
         return LogRow(**found[0]) if len(found) == 1 else None
 
@@ -128,84 +179,3 @@ class LogStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _path(url: str) -> Path:
-    """The file that a path or an SQLite URL names."""
-    if "://" not in url:
-        return Path(url).expanduser()
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise UsageError("--db is neither a path nor a URL such as sqlite:///streamfold.db") from None
-    if parsed.get_backend_name() != "sqlite":
-        raise UsageError(f"--db names a {parsed.get_backend_name()} database; only sqlite:///path is known so far")
-    if not parsed.database or parsed.database == ":memory:":
-        raise UsageError("--db must name a file, such as sqlite:///streamfold.db")
-    return Path(parsed.database)
-
-
-def _engine(path: Path, *, writable: bool) -> Engine:
-    engine = create_engine(
-        URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}
-    )
-
-    @event.listens_for(engine, "connect")
-    def _connected(connection: Any, _: Any) -> None:
-        if writable:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-        else:
-            connection.execute("PRAGMA query_only=ON")
-
-    return engine
-
-
-def _first_write(connection: Connection, path: Path) -> None:
-    # IMMEDIATE takes the write lock at once: it is the test that the file can be written, and it keeps two processes
-    # that start together from both making the tables.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-    prepare(connection, str(path))
-
-
-def _attempt(path: Path, engine: Engine, step: Callable[[Connection], T]) -> T:
-    """Runs a first step on the database. Raises `UsageError` with the reason and the fix when it fails."""
-    try:
-        with engine.begin() as connection:
-            return step(connection)
-    except (DBAPIError, sqlite3.Error) as error:
-        reason = error.orig if isinstance(error, DBAPIError) else error
-        engine.dispose()
-        raise UsageError(f"cannot use the log database {path}: {reason}; {_fix(path, str(reason))}") from None
-    except UsageError:
-        engine.dispose()
-        raise
-
-
-def _fix(path: Path, reason: str) -> str:
-    if path.is_dir():
-        return "it is a directory: name a file with --db"
-    if not path.parent.is_dir():
-        return f"the directory {path.parent} does not exist: make it, or name another file with --db"
-    if "not a database" in reason:
-        return "the file is something else: name another one with --db"
-    if "locked" in reason:
-        return "another program holds it: stop that, or name another file with --db"
-    return "make the file and its directory writable, or name another file with --db"
-
-
-def _write(engine: Engine, path: Path, rows: Sequence[LogRow]) -> None:
-    """One transaction. A row that is already there stays as it is."""
-    values = [{name: getattr(row, name) for name in LogRow.__struct_fields__} for row in rows]
-    try:
-        if not path.exists():
-            # Somebody removed the file. The open connection would go on writing to what nobody can read any more.
-            engine.dispose()
-            with engine.begin() as connection:
-                _first_write(connection, path)
-        with engine.begin() as connection:
-            connection.execute(insert(request_log).on_conflict_do_nothing(index_elements=["id"]), values)
-    except _BAD_ROW:
-        raise
-    except (DBAPIError, sqlite3.Error) as error:
-        raise UnwritableError(str(error.orig if isinstance(error, DBAPIError) else error)) from error

@@ -49,7 +49,7 @@ from streamfold.wire.openai_message import (
     nameless_calls,
     objects,
 )
-from streamfold.wire.usage import is_consistent, openai_usage, provider_cost
+from streamfold.wire.usage import is_consistent, openai_usage
 
 __all__ = ["OpenAIChat", "chat_choice", "finish_reason"]
 
@@ -246,7 +246,6 @@ class OpenAIChat(Fold):
         data.service_tier = response.get("service_tier") or None
         usage = _usage_of(response)
         data.token_usage = openai_usage(usage)
-        data.cost = provider_cost(usage)
 
 
 def _is_whole(choices: Any) -> bool:

@@ -1,0 +1,5 @@
+"""Fixtures of several modules. Session-wide ones must be known here, or each module would start its own."""
+
+from servers import chdb_directory, database_url, postgres
+
+__all__ = ["chdb_directory", "database_url", "postgres"]
