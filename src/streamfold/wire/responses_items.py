@@ -304,14 +304,20 @@ Name = int | str | tuple[int, str]
 """What an item is found by: its index, its id, or both of them where several items have one index."""
 
 
+FEW_NAMES: Final = 4
+
+
 class Items:
     """The output items of one stream, found by what names them."""
 
-    __slots__ = ("_found", "_order")
+    __slots__ = ("_few", "_found", "_order")
 
     def __init__(self) -> None:
         self._order: list[Item] = []
-        self._found: dict[Name, Item] = {}  # of several with one name the newest
+        # Of several with one name the newest. Most streams have one item of two names: a tuple of names and items, one
+        # after the other, takes a fifth of the room of a dict.
+        self._few: tuple[Any, ...] = ()
+        self._found: dict[Name, Item] | None = None
 
     def __len__(self) -> int:
         return len(self._order)
@@ -355,7 +361,7 @@ class Items:
 
     def seed(self, index: int, snapshot: JSON) -> None:
         """Takes an item that a lifecycle event brings, unless it is known already."""
-        if index not in self._found:
+        if self._named(index) is None:
             self._new(Item(index, _id(snapshot.get("id")), Branch(snapshot), introduced=True))
 
     def finished(self, event: Mapping[str, Any], snapshot: JSON) -> Item:
@@ -368,11 +374,11 @@ class Items:
 
     def _known(self, index: int | None, identity: str | None, kind: Any) -> Item | None:
         if index is not None:
-            item = self._found.get(index)
+            item = self._named(index)
             if item is not None:
                 return item if identity in (None, item.id) else self._at_index(item, index, identity)
         if identity is not None:
-            item = self._found.get(identity)
+            item = self._named(identity)
             # The same id at another index is an id that names nothing.
             return None if item is not None and index is not None and item.index is not None else item
         if index is not None:
@@ -381,7 +387,7 @@ class Items:
 
     def _at_index(self, newest: Item, index: int, identity: str | None) -> Item | None:
         """The item at an index whose newest item has another id: an older one, or the newest under a new id."""
-        item = self._found.get((index, identity)) if identity is not None else None
+        item = self._named((index, identity)) if identity is not None else None
         if item is not None:
             return item
         # A finished item cannot go on, so this is one that was never introduced.
@@ -393,17 +399,37 @@ class Items:
         return item
 
     def _register(self, item: Item) -> None:
-        found = self._found
         if item.id is not None:
-            found[item.id] = item
+            self._name(item.id, item)
         if item.index is None:
             return
-        other = found.get(item.index)
+        other = self._named(item.index)
         if other is not None and other is not item:
             for each in (other, item):
                 if each.id is not None:
-                    found[item.index, each.id] = each
-        found[item.index] = item
+                    self._name((item.index, each.id), each)
+        self._name(item.index, item)
+
+    def _named(self, name: Name) -> Item | None:
+        if self._found is not None:
+            return self._found.get(name)
+        few = self._few
+        for at in range(0, len(few), 2):
+            if few[at] == name:
+                item: Item = few[at + 1]
+                return item
+        return None
+
+    def _name(self, name: Name, item: Item) -> None:
+        if self._found is None:
+            if self._named(name) is item:
+                return
+            if len(self._few) < 2 * FEW_NAMES and self._named(name) is None:
+                self._few += (name, item)
+                return
+            self._found = dict(zip(self._few[::2], self._few[1::2], strict=True))
+            self._few = ()
+        self._found[name] = item
 
 
 def _id(identity: Any) -> str | None:
