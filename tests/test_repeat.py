@@ -372,3 +372,22 @@ def test_most_frames_take_the_short_cut():
         fold.add_all([json.dumps(chunk).encode() for chunk in chunks], None)
         assert fold.decoded <= 3
         assert fold.chunks == 500
+
+
+@pytest.mark.parametrize("padded", [{}, {"obfuscation": "abc", "sequence_number": 0}], ids=["plain", "padded"])
+@pytest.mark.parametrize("other", range(len(OTHERS) + 1))
+def test_one_event_per_read_equals_the_whole(other, padded):
+    """Reads of one event each, as a paced stream has, fold as the same bytes in one read, whatever comes between."""
+    payloads = [frame(f"word {number} ", **padded) for number in range(6)]
+    # Here the end of what repeats begins with the quote that its front ends with.
+    overlapping = payloads[0].replace(b'"word 0 "', b'"')
+    payloads.insert(4, [*OTHERS, overlapping][other])
+    events = [b"data: " + payload + b"\n\n" for payload in payloads]
+    one_by_one, whole = StreamAccumulator("openai-chat"), StreamAccumulator("openai-chat")
+    for event in events:
+        one_by_one.feed(event)
+    whole.feed(b"".join(events))
+    first, second = one_by_one.finish().data, whole.finish().data
+    assert first.response == second.response
+    assert first.integrity == second.integrity
+    assert first.chunks == second.chunks

@@ -577,7 +577,7 @@ def test_repeating_frames_take_the_short_way(make, wrap):
     payloads = [msgspec.json.encode(wrap(chunk(make(f"é{i}\n")))) for i in range(count)]
     fold = run(opening)
     fold.add_all(payloads, None)
-    assert fold._repeat.hits >= count - 3
+    assert fold.repeat.hits >= count - 3
     assert fold.chunks == count + 1
     events = [opening, *(wrap(chunk(make(f"é{i}\n"))) for i in range(50))]
     assert run(*events).response() == run(*events, short=False).response()

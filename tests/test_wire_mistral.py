@@ -503,8 +503,8 @@ def test_repeating_deltas_are_folded_without_decoding(kind):
     *opening, delta = REPEATING[kind]
     events = opening + [delta] * 50
     fold = folded(*events)
-    assert fold._repeat is not None
-    assert fold._repeat.hits >= 48
+    assert fold.repeat is not None
+    assert fold.repeat.hits >= 48
     slow = MistralChat()
     for each in events:
         slow.add_decoded(each)

@@ -233,8 +233,8 @@ def test_repeating_lines_are_folded_without_decoding(line):
     fold = folded(*[line] * 50, last())
     assert fold.chunks == 51
     hot = folded(*[line] * 50)
-    assert hot._repeat is not None
-    assert hot._repeat.hits >= 48
+    assert hot.repeat is not None
+    assert hot.repeat.hits >= 48
     slow = OllamaChat()
     for each in [line] * 50:
         slow.add_decoded(each)

@@ -231,8 +231,8 @@ def test_repeating_frames_take_the_short_way(make):
     payloads = [msgspec.json.encode(make(f"t{i} ")) for i in range(count)]
     fold = OpenAICompletions()
     fold.add_all(payloads, None)
-    assert fold._repeat is not None
-    assert fold._repeat.hits >= count - 2
+    assert fold.repeat is not None
+    assert fold.repeat.hits >= count - 2
     assert fold.chunks == count
     assert fold.response()["choices"][0]["text"] == "".join(f"t{i} " for i in range(count))
 

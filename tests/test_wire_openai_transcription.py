@@ -265,7 +265,7 @@ def test_repeating_frames_take_the_short_way(event):
     payloads = [msgspec.json.encode(event)] * count
     fold = OpenAITranscription()
     fold.add_all(payloads, None)
-    assert fold._repeat.hits >= count - 2
+    assert fold.repeat.hits >= count - 2
     assert fold.chunks == count
     assert fold.response()["text"] == "x" * count
 

@@ -277,7 +277,7 @@ def test_repeating_frames_take_the_short_way():
     body = sse([event]) * count
     fold = body_folded([body[at : at + 8192] for at in range(0, len(body), 8192)])
     assert fold.chunks == count
-    assert fold._inner._repeat.hits >= count - 2
+    assert fold._inner.repeat.hits >= count - 2
 
 
 WORDS = "type object choices delta content usage error data created id model text candidates"

@@ -45,6 +45,7 @@ from streamfold.wire import Fold, fold_class, recognise
 from streamfold.wire.errors import error_details, retryable
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, decode
 from streamfold.wire.foreign import foreign_api
+from streamfold.wire.repeat import Repeat
 from streamfold.wire.surrogates import without_surrogates
 from streamfold.wire.usage import provider_cost
 
@@ -118,6 +119,7 @@ class StreamAccumulator:
 
     __slots__ = (
         "__weakref__",
+        "_again",
         "_arrivals",
         "_bytes",
         "_cache_debug",
@@ -198,6 +200,8 @@ class StreamAccumulator:
         self._tape = Tape(tape_bytes) if tape_bytes > 0 else None
         self._arrivals = array("q") if max_arrivals > 0 else None
         self._max_arrivals = max_arrivals
+        self._again: Repeat | None = None
+        """Set while the next read may be one event like the last, with nothing of another one held."""
         self._fold: Fold | None = None
         self._foreign: str | None = None
         self._http: tuple[int | None, Mapping[str, str] | None] | None = None
@@ -217,18 +221,26 @@ class StreamAccumulator:
 
     # ------------------------------------------------------------------ feeding
 
-    def feed(self, data: bytes | bytearray | memoryview) -> None:
+    def feed(self, data: bytes | bytearray | memoryview, at: int | None = None) -> None:
         """Takes bytes exactly as read from the wire, cut anywhere.
 
-        Bytes after the end are counted (`late`) and change nothing.
+        `at` is when they came, by the stream's clock; by default now. Bytes after the end are counted (`late`) and
+        change nothing.
         """
         lock = self._lock
         lock.acquire()  # not `with`: this is called for every read, and it costs half
         try:
+            again = self._again
+            if again is not None and self._fold.repeat is again and type(data) is bytes:  # type: ignore[union-attr]
+                flags = again.one(data)
+                if flags is not None:
+                    self._bytes += len(data)
+                    self._stamp_again(flags, self._clock() if at is None else at)
+                    return
             if self._final is not None:
                 self._late += 1
                 return
-            now = self._clock()
+            now = self._clock() if at is None else at
             if type(data) is not bytes:
                 data = bytes(data)
             if len(data) <= READ_SIZE:
@@ -241,6 +253,7 @@ class StreamAccumulator:
             lock.release()
 
     def _take(self, data: bytes, now: int) -> None:
+        self._again = None
         self._bytes += len(data)
         step = BETWEEN_RUNS
         while data:
@@ -271,7 +284,7 @@ class StreamAccumulator:
         Returns the rest of the bytes, those held by the framer included; None if there was nothing to skim.
         """
         fold = self._fold
-        if fold is None or not fold.repeats or CR in data or (front := framer.front()) is None:
+        if fold is None or fold.repeat is None or CR in data or (front := framer.front()) is None:
             return None
         lead, held = front
         used, flags = fold.skim(held + data if held else data, lead)
@@ -281,6 +294,8 @@ class StreamAccumulator:
             framer.release()
             data = held + data
         self._stamp(flags, now)
+        if used == len(data):
+            self._again = fold.repeat
         return data[used:]
 
     def add(self, chunk: Any, chunk_index: int | None = None, *, name: str | None = None) -> bool:
@@ -375,6 +390,11 @@ class StreamAccumulator:
         return fold is not None and (fold.ended or fold.error is not None) and not (sequence and sequence.waiting)
 
     @property
+    def has_output(self) -> bool:
+        """Whether any output of the model has come: text, reasoning, a tool call, audio, an image."""
+        return self._first_output != 0
+
+    @property
     def last_index(self) -> int:
         """The highest chunk index so far, -1 if no chunk was numbered."""
         return self._last_index
@@ -448,7 +468,7 @@ class StreamAccumulator:
         # A cost that the provider states is the cost, but not once more when a cache replays the answer.
         if data.cost is None or (self._catalog is not None and data.cache_debug is not None):
             self._price(data)
-        self._framer = self._sequence = None
+        self._framer = self._sequence = self._again = None
         return ProcessedStreamResponse(
             type=ResponseType.FINAL,
             request_id=self.request_id,
@@ -565,6 +585,18 @@ class StreamAccumulator:
             self._last_output = now
         if flags & CONTENT and not self._first_content:
             self._first_content = now
+
+    def _stamp_again(self, flags: int, now: int) -> None:
+        """The same for a read that was one event like the one before: what could be first has been, long ago."""
+        if now - self._last_chunk > self._max_gap:
+            self._max_gap = now - self._last_chunk
+        self._last_chunk = now
+        if self._arrivals is not None and len(self._arrivals) < self._max_arrivals:
+            self._arrivals.append(now - self._start)
+        if flags:
+            self._last_output = now
+        if self._bytes > self._max_bytes:
+            self._watch_size()
 
     def _add_unrecognised(self, payload: bytes, name: str | None, now: int) -> None:
         if self._fold is not None:

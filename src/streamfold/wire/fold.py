@@ -63,7 +63,6 @@ class Fold(ABC):
         "_chunks",
         "_credit",
         "_plain",
-        "_repeat",
         "_seeking",
         "_unknown",
         "ended",
@@ -71,6 +70,7 @@ class Fold(ABC):
         "finished",
         "full",
         "malformed",
+        "repeat",
         "strict",
     )
 
@@ -98,7 +98,8 @@ class Fold(ABC):
         self.strict = False
         self._anomalies: dict[str, None] | None = None
         self._credit = LEARNING
-        self._repeat: Repeat | None = None
+        self.repeat: Repeat | None = None
+        """The last frame, if it is one of a kind that repeats."""
         self._plain: tuple[tuple[str | int, ...], Text] | None = None
         """Set by `add_event` when all that the frame did was to append one string: its path, and where it went."""
         self._unknown: list[JSON] | None = None
@@ -141,12 +142,12 @@ class Fold(ABC):
     def close(self) -> None:
         """Stops the response from growing; ends, usage and finish reasons are still taken. See `Text.close`."""
         self.full = True
-        self._repeat = None
+        self.repeat = None
 
     @property
     def chunks(self) -> int:
         """Chunks of the response so far; pings and frames that could not be read are not counted."""
-        return self._chunks + (self._repeat.hits if self._repeat is not None else 0)
+        return self._chunks + (self.repeat.hits if self.repeat is not None else 0)
 
     def is_complete(self) -> bool:
         """Whether all that the stream began has said its finish reason; with n > 1 that is every choice."""
@@ -192,20 +193,15 @@ class Fold(ABC):
         flags = at = 0
         end = len(payloads)
         while at < end:
-            if self._repeat is not None:
+            if self.repeat is not None:
                 begun = at
-                at, seen = self._repeat.run(payloads, at)
+                at, seen = self.repeat.run(payloads, at)
                 if at != begun:
                     flags |= seen | CHUNK
                     continue
             flags |= self.add(payloads[at], names[at] if names is not None else None)
             at += 1
         return flags
-
-    @property
-    def repeats(self) -> bool:
-        """Whether the last frame was one of a kind that repeats, so that `skim` is worth a try."""
-        return self._repeat is not None
 
     @property
     def hopeful(self) -> bool:
@@ -217,8 +213,8 @@ class Fold(ABC):
 
         Returns how many bytes they were (0 when there are none such) and their flags.
         """
-        assert self._repeat is not None
-        used, flags = self._repeat.skim(data, lead)
+        assert self.repeat is not None
+        used, flags = self.repeat.skim(data, lead)
         return used, flags | CHUNK if used else 0
 
     def add(self, payload: bytes, name: str | None = None) -> int:
@@ -286,16 +282,16 @@ class Fold(ABC):
         path, target = self._plain  # type: ignore[misc]
         self._credit -= 1
         try:
-            self._repeat = cut(payload, event, path, target, flags, noise=self.noise)
+            self.repeat = cut(payload, event, path, target, flags, noise=self.noise)
         except (KeyError, IndexError, TypeError):
             self.flag("accumulator_error")  # the format named a place that is not there
 
     def _settle(self) -> None:
         """Takes the account of a pattern that another frame has ended."""
-        repeat = self._repeat
+        repeat = self.repeat
         if repeat is None:
             return
-        self._repeat = None
+        self.repeat = None
         if repeat.hits:
             self._chunks += repeat.hits
             self._credit = min(LEARNING, self._credit + 1)

@@ -500,11 +500,11 @@ class OpenAIResponses(Fold):
         self._open = self._plain = None  # the pattern knows both
         self._credit -= 1
         numbered = self._number is not None and not self._zeros
-        self._repeat = cut(payload, event, path, target, flags, numbered=numbered)
+        self.repeat = cut(payload, event, path, target, flags, numbered=numbered)
 
     def _settle(self) -> None:
-        if isinstance(self._repeat, NoisyRepeat) and self._number is not None:
-            self._number = self._high = self._repeat.number
+        if isinstance(self.repeat, NoisyRepeat) and self._number is not None:
+            self._number = self._high = self.repeat.number
         super()._settle()
 
     @property

@@ -50,6 +50,8 @@ PADDING: Final = 1
 NUMBER: Final = 2
 
 LF: Final = 10
+QUOTE: Final = 34
+BACKSLASH: Final = 92
 BLANK_LINE: Final = b"\n\n"
 
 NEEDLE: Final = 12
@@ -97,14 +99,14 @@ class Repeat:
     What stands between prefix and suffix is the frame's *body*; here it is the hole's string itself.
     """
 
-    __slots__ = ("_begin", "_end", "_flags", "_lead", "_target", "_window", "hits")
+    __slots__ = ("_begin", "_end", "_flags", "_lead", "_sink", "_window", "hits")
 
     def __init__(self, prefix: bytes, suffix: bytes, target: Text, flags: int) -> None:
         # The prefix after what leads to it on the wire, the suffix before what ends it there; see `skim`.
         self._lead = b""
         self._begin = prefix
         self._end = suffix
-        self._target = target
+        self._sink = target.open()  # it has text already, for the frame that is repeated brought some
         self._flags = flags
         self._window = FEW
         self.hits = 0
@@ -117,15 +119,37 @@ class Repeat:
         """
         if lead is not self._lead:
             self._lead, self._begin, self._end = lead, lead + self._prefix, _once(self._suffix + BLANK_LINE)
-        begin, end = self._begin, self._end
-        if not data.startswith(begin):
+        if not data.startswith(self._begin):
             return 0, 0
-        if data.endswith(end):
-            body = data[len(begin) : -len(end)]
-            if LF not in body:  # just one event, as a paced stream has in each read
-                text = self._body(body, 0)
-                return (len(data), self._take(text, 1)) if text is not None else (0, 0)
+        flags = self.one(data)
+        if flags is not None:
+            return len(data), flags
         return self._skim_many(data)
+
+    def one(self, data: bytes) -> int | None:
+        """Folds bytes that are just one more event, as a paced stream has in each read; None if they are not.
+
+        `skim` must have been here before, so that what leads to the payload is known.
+        """
+        begin, end = self._begin, self._end
+        if not data.startswith(begin) or not data.endswith(end):
+            return None
+        stop = len(data) - len(end)
+        if stop < len(begin):
+            return None  # the two overlap, and where they do it is not JSON
+        body = data[len(begin) : stop]
+        # What `_body` and `_take` do, without calling them: a paced stream comes here for each event, when little of
+        # us is in the processor's cache.
+        try:
+            plain = BACKSLASH not in body and QUOTE not in body and body.decode().isprintable()
+        except UnicodeDecodeError:
+            return None
+        text = body if plain else _utf8(body)
+        if text is None:
+            return None
+        self.hits += 1
+        self._sink += text
+        return self._flags if text else 0
 
     def _skim_many(self, data: bytes) -> tuple[int, int]:
         """From hole to hole the bytes are always the same, so one split finds all bodies.
@@ -200,7 +224,7 @@ class Repeat:
 
     def _take(self, text: bytes, frames: int) -> int:
         self.hits += frames
-        self._target.open().extend(text)
+        self._sink += text
         return self._flags if text else 0
 
     def _text(self, bodies: list[bytes]) -> bytes | None:
@@ -242,6 +266,11 @@ class NoisyRepeat(Repeat):
     def number(self) -> int:
         """The number of the last frame, where frames are numbered."""
         return self._number
+
+    def one(self, data: bytes) -> int | None:
+        body = _body_of(data, self._begin, self._end)
+        text = self._body(body, 0) if body is not None else None
+        return self._take(text, 1) if text is not None else None
 
     def _take(self, text: bytes, frames: int) -> int:
         self._number += frames
@@ -364,7 +393,7 @@ def _strings(bodies: list[bytes]) -> bytes | None:
 
 def _utf8(body: bytes) -> bytes | None:
     """The string that a JSON string body spells, as UTF-8, or None when it is not one."""
-    if 92 not in body and 34 not in body:
+    if BACKSLASH not in body and QUOTE not in body:
         try:
             if body.decode().isprintable():
                 return body
