@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 import h11
 import msgspec
 
-from streamfold.gateway.config import load_config
+from streamfold.gateway.config import UpstreamSettings, load_config
 from streamfold.gateway.scripted import ScriptedUpstream
 from streamfold.gateway.server import listen, running
 from streamfold.store import LogRow, LogStore
 
 PATIENCE = 10.0
+JSON_TYPE = [("content-type", "application/json")]
 USUAL = ("openai", "anthropic", "gemini")
 
 
@@ -63,12 +64,19 @@ async def rig(
     *,
     upstreams: Sequence[str] = ("openai", "anthropic", "gemini"),
     url: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    others: Mapping[str, UpstreamSettings] | None = None,
+    log: str | None = None,
     **flags: Any,
 ) -> AsyncGenerator[Rig, None]:
-    """A gateway all of whose upstreams are one scripted server, or `url`."""
+    """A gateway all of whose upstreams are one scripted server, or `url`, with the same `settings`; and `others`.
+
+    `log` is the URL of its log, by default an SQLite file.
+    """
     async with ScriptedUpstream() as upstream:
-        config = load_config(upstreams=dict.fromkeys(upstreams, url or upstream.url), **flags)
-        store = LogStore.open(str(directory / "log.db"))
+        every = UpstreamSettings(url or upstream.url, **(settings or {}))
+        config = load_config(upstreams={**dict.fromkeys(upstreams, every), **(others or {})}, **flags)
+        store = LogStore.open(log or str(directory / "log.db"))
         try:
             async with running(config, store, listen("127.0.0.1", 0)) as address:
                 yield Rig(address, upstream, store)
@@ -114,14 +122,19 @@ class Conversation:
 
 @asynccontextmanager
 async def conversation(
-    address: str, method: str, path: str, headers: Sequence[tuple[str, str]] = (), body: bytes = b""
+    address: str,
+    method: str,
+    path: str,
+    headers: Sequence[tuple[str, str]] = (),
+    body: bytes = b"",
+    patience: float = PATIENCE,
 ) -> AsyncGenerator[Conversation, None]:
     """A connection on which a request has been sent."""
     parts = urlsplit(address)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     talk = Conversation(reader, writer)
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             sizes = [("content-length", str(len(body)))] if body and "transfer-encoding" not in dict(headers) else []
             await talk.send(h11.Request(method=method, target=path, headers=[("host", parts.netloc), *headers, *sizes]))
             if body:

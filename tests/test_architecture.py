@@ -24,6 +24,7 @@ LAYERS = (
     ("catalog", "hooks"),
     ("store", "pipeline"),
     ("plugins", "taps"),
+    ("ui",),
     ("gateway", "bench", "testing"),
     ("cli", "cli_logs", "cli_output"),
     ("__main__",),

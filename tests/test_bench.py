@@ -85,6 +85,17 @@ def test_in_loop_passes_on_what_was_sent() -> None:
     assert all(row.correct for row in rows)
 
 
+def test_plugins_get_every_stream(capsys: pytest.CaptureFixture[str]) -> None:
+    """With `--plugins` the gateway is measured with and without them, each chunk and each request by itself."""
+    pytest.importorskip("aiohttp")
+    code, rows = report(capsys, "--plugins")
+    names = [row["name"] for row in rows]
+    assert code == 0
+    assert names[0] == "a chunk, all plugins over none"
+    assert {row["section"] for row in rows} == {"plugins"}
+    assert all(isinstance(row["figure"], float) for row in rows)
+
+
 def test_a_wrong_answer_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """An answer that differs is told as wrong, is not timed, and is the one thing that makes the exit code 1."""
     monkeypatch.setitem(STREAMS, "chat-text", lambda: chat_text(5)._replace(answer=Answer("other", "", ())))
@@ -122,4 +133,4 @@ def test_sections_can_be_named() -> None:
     """A section nobody has is bad use."""
     with pytest.raises(SystemExit):
         main(["--only", "nothing"])
-    assert {*STREAMS, "growth", "large", "ends", "memory", "gc", "in-loop"} == set(SECTIONS)
+    assert {*STREAMS, "growth", "large", "ends", "memory", "gc", "in-loop", "plugins"} == set(SECTIONS)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from servers import Postgres
 from streamfold.store import LogRow, LogStore
 from test_store_query import moment
 from test_store_retention import priced
@@ -261,6 +262,19 @@ def test_what_cannot_be_read_or_written(directory: Path) -> None:
         1,
         "streamfold: the log database failed: no such table: request_log\n",
     )
+
+
+def test_a_password_is_not_shown(directory: Path, postgres: Postgres) -> None:
+    """What the commands say of a database, failing or not, is without the password of its URL."""
+    url = postgres.database()
+    with LogStore.open(url) as store, store.connect() as connection:
+        connection.exec_driver_sql("DROP TABLE request_log")
+        connection.commit()
+    for arguments in (["list"], ["tail"], ["retain", "--max-age", "1d"]):
+        done = run("logs", *arguments, "--db", url, cwd=directory)
+        assert done.returncode == 1
+        assert "secret" not in done.stderr
+        assert "streamfold: the log database failed: relation" in done.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise there")

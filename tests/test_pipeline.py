@@ -106,7 +106,7 @@ async def test_short_circuit(answer):
 
     pipeline = Pipeline([Recorder("a", log), Stop(), Recorder("b", log)])
     ctx = context()
-    assert await pipeline.before(ctx, None) is answer
+    assert await pipeline.before(ctx, None) == answer
     await pipeline.chunk(ctx, "reply")
     await pipeline.close()
     assert [entry[:2] for entry in log] == [("a", "pre"), ("a", "post")]

@@ -16,7 +16,7 @@ from streamfold.store.query import LogQuery, walk
 from streamfold.store.reprice import Repriced, reprice
 from streamfold.store.retention import ROW_BYTES, Removed, Retention, apply, bytes_of, size_of
 from streamfold.store.row import FINAL, HEAVY, STARTED
-from streamfold.types import AccumulatedData, Cost, TokenUsage
+from streamfold.types import JSON, AccumulatedData, Cost, StreamType, TokenUsage
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -148,7 +148,7 @@ def test_mistakes_name_the_rule(rule: dict[str, Any], sentence: str) -> None:
 class TinyCatalog:
     """A dollar a prompt token, two a completion token; knows one model."""
 
-    def cost_of(self, data: AccumulatedData) -> tuple[Cost | None, str | None]:
+    def cost_of(self, data: AccumulatedData, request: JSON | None = None) -> tuple[Cost | None, str | None]:
         usage = data.token_usage
         if data.model != "known" or usage is None:
             return None, f"no price for {data.model}"
@@ -226,3 +226,40 @@ def test_reprice_only_what_was_asked_for(store: LogStore) -> None:
     billed = reprice(store, LogQuery(minimum={"cost": 7}, maximum={"cost": 7}), TinyCatalog(), billed_too=True)
     assert (billed.changed, billed.before, billed.after) == (1, 7.0, 20.0)
     assert whole(store)["billed"].cost_source == "catalog"
+
+
+class ByTheCharacter:
+    """A dollar a character of what was to be spoken."""
+
+    def cost_of(self, data: AccumulatedData, request: JSON | None = None) -> tuple[Cost | None, str | None]:
+        if request is None:
+            return None, "the request is not known"
+        return Cost(float(len(request["input"]))), None
+
+
+def test_reprice_knows_the_request(store: LogStore) -> None:
+    """The catalog gets the stored request; a record in which sound is a digest is priced too, and keeps the digest."""
+    digest = {"size": 48213, "sha256": "9f86d0", "media_type": "audio/mpeg"}
+    record = {
+        "request_id": "spoken",
+        "stream_type": StreamType.AUDIO_SPEECH,
+        "audio_output": {"data": digest, "format": "mp3"},
+        "response": {"audio": digest},
+    }
+    spoken = LogRow(id="spoken", created="2026-01-01T00:00:00.000Z", status="success")
+    spoken.record, spoken.request = msgspec.json.encode(record).decode(), '{"input":"Hello"}'
+    unknown = msgspec.structs.replace(spoken, id="unknown", request='"{broken"')
+    store.write([spoken, unknown])
+
+    done = reprice(store, LogQuery(), ByTheCharacter())
+
+    assert (done.changed, done.unpriceable, done.without_record) == (1, 1, 0)
+    row = whole(store)["spoken"]
+    assert row.cost == 5.0
+    assert {**msgspec.json.decode(row.record or ""), "cost": None} == {**record, "cost": None, "cost_reason": None}
+
+
+def test_writing_nothing(store: LogStore) -> None:
+    """No rows are no work for the database."""
+    store.write([])
+    assert store.rows() == []

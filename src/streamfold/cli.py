@@ -9,7 +9,6 @@ installed.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -157,23 +156,67 @@ def _text(data: streamfold.AccumulatedData) -> str:
 @app.command()
 def serve(
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="TOML file; flags win over it.")
+        Path | None,
+        typer.Option("--config", metavar="FILE", envvar="STREAMFOLD_CONFIG", help="TOML file; the others win over it."),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8787]")] = None,
     db: Annotated[str | None, typer.Option(metavar="URL", help="Log database. [default: streamfold.db]")] = None,
     upstream: Annotated[list[str] | None, typer.Option(metavar="NAME=URL", help="An upstream, by path prefix.")] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes that serve. [default: 1]")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say what would be used, and all mistakes; start nothing.")
+    ] = False,
+    help_config: Annotated[bool, typer.Option("--help-config", help="Show every option of the configuration.")] = False,
 ) -> None:
-    """Run the gateway: bytes pass through untouched, every request leaves a row."""
-    need("aiohttp", "uvicorn", "sqlalchemy")
-    from streamfold.gateway.assembly import open_log
-    from streamfold.gateway.config import load_config, upstream_flag
-    from streamfold.gateway.server import run, serve
+    """Run the gateway: bytes pass through untouched, every request leaves a row.
 
-    settings = load_config(config, host=host, port=port, db=db, upstreams=upstream_flag(upstream or []))
-    _log_to_stderr()
-    with open_log(settings) as store:
-        run(serve(settings, store, say))
+    Each option of the file can also be an environment variable, such as STREAMFOLD_LIMITS__STREAMS=500.
+    """
+    need("aiohttp", "uvicorn", "sqlalchemy")
+    from streamfold.gateway.config import examine, upstream_flag
+
+    if help_config:
+        from streamfold.gateway.options import markdown
+
+        print_line(markdown().rstrip("\n").encode())
+        return
+    flags = {"host": host, "port": port, "db": db, "workers": workers, "upstreams": upstream_flag(upstream or [])}
+    examined = examine(config, environ=os.environ, **flags)
+    for note in examined.notes:
+        complain(f"note: {note}")
+    for mistake in examined.mistakes:
+        complain(mistake)
+    if examined.config is None:
+        raise typer.Exit(2)
+    if check:
+        from streamfold.gateway.check import report
+
+        for line in report(examined.config):
+            _show(line)
+        return
+    from streamfold.gateway.server import start
+
+    start(examined.config, say)
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The client's name, as rows will have it.")],
+) -> None:
+    """Make an access token for a client, and the lines of the configuration that let it in."""
+    need("aiohttp", "uvicorn", "sqlalchemy")
+    from streamfold.gateway.access import hash_of, new_token
+    from streamfold.gateway.config import NAME
+
+    if not NAME.fullmatch(name):
+        raise UsageError(f"a client cannot be called {name!r}; use letters, digits, - and _")
+    made = new_token()
+    say("The token, which is shown this once and stored nowhere. Give it to the client:")
+    print_line(made.encode())
+    say("What the gateway keeps of it. Put it into the configuration:")
+    key = name if "." not in name else f'"{name}"'
+    print_line(f'\n[access.clients.{key}]\ntoken_hash = "{hash_of(made)}"'.encode())
 
 
 @app.command()
@@ -211,7 +254,3 @@ def bench(context: typer.Context) -> None:
 
 def _show(line: str) -> None:
     print_line(line.encode("utf-8", "replace"))
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -10,6 +10,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -34,19 +35,11 @@ BAR: Final = 40
 
 
 class _LogsGroup(TyperGroup):
-    """Says what a database says in one line."""
+    """Says what has to be installed."""
 
     def invoke(self, ctx: Any) -> Any:
         need("sqlalchemy", "rich")
-        from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-
-        from streamfold.store.database import UnwritableError
-
-        try:
-            return super().invoke(ctx)
-        except (SQLAlchemyError, UnwritableError) as error:
-            reason = str(error.orig if isinstance(error, DBAPIError) else error).strip() or type(error).__name__
-            fail(f"the log database failed: {reason.splitlines()[0]}", 1)
+        return super().invoke(ctx)
 
 
 logs = typer.Typer(cls=_LogsGroup, help="Read the log that `serve` writes.", no_args_is_help=True)
@@ -275,7 +268,7 @@ def tail(
     query = _asked(filters)
     with _reading(db) as store:
         follower = Follower(store, query)
-        say(f"following {db}; Ctrl-C ends")
+        say(f"following {store.name}; Ctrl-C ends")
         pause = threading.Event()
         try:
             while True:
@@ -374,21 +367,39 @@ def retain(
 # ---------------------------------------------------------------------- opening and showing
 
 
-def _reading(db: str) -> LogStore:
+@contextmanager
+def _reading(db: str) -> Iterator[LogStore]:
     from streamfold.store.log_store import LogStore
 
-    return LogStore.open_existing(db)
+    with _telling_failures(LogStore.open_existing(db)) as store:
+        yield store
 
 
-def _changing(db: str, dry_run: bool) -> LogStore:
+@contextmanager
+def _changing(db: str, dry_run: bool) -> Iterator[LogStore]:
     """The log to write to; one that is not there is not made."""
     from streamfold.store.log_store import LogStore
 
     existing = LogStore.open_existing(db)
-    if dry_run:
-        return existing
-    existing.close()
-    return LogStore.open(db)
+    if not dry_run:
+        existing.close()
+        existing = LogStore.open(db)
+    with _telling_failures(existing) as store:
+        yield store
+
+
+@contextmanager
+def _telling_failures(store: LogStore) -> Iterator[LogStore]:
+    """The log while the block runs. If its database fails, the command ends with one line, without a password in it."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from streamfold.store.database import UnwritableError
+
+    with store:
+        try:
+            yield store
+        except (SQLAlchemyError, UnwritableError) as error:
+            fail(f"the log database failed: {store.said(error)}", 1)
 
 
 def _light(row: LogRow) -> bytes:

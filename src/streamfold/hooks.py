@@ -5,7 +5,7 @@ A plugin is any object with a `name` and one or more of these methods, each plai
 * `pre_llm_hook(ctx, request)` is called before the request goes out, in order of registration. It answers None, or a
   `ShortCircuit`.
 * `post_llm_hook(ctx, chunk, error)` is called for each chunk, and once more at the end with `chunk=None`, in reverse
-  order. It answers None (leave it as it is), another chunk, or `DROP`.
+  order. It answers None (leave it as it is), another chunk, or `DROP`; or it works the gate, see below.
 * `on_response(ctx, processed)` is called once per request with the complete response, however it ended.
 * `close()` is called at shutdown.
 
@@ -14,6 +14,12 @@ is no JSON; `chunk` is what the transport has: payload bytes in the gateway, an 
 unstreamed response its body, once. `ctx` is one object for the whole life of a request, and can be handed to
 `Accumulator.process_streaming_response` as it is.
 
+**The gate.** `HOLD` keeps this chunk and those that follow from being delivered. They wait, in order, until the plugin
+answers `RELEASE` (all of it goes on), `Replace` (something else goes on in its place) or `End` (the stream ends with
+an error in its own format, and the upstream is left). Meanwhile it is asked for each chunk, and `ctx.snapshot()` tells
+what was said so far. The call with `chunk=None` is the last chance to release. How much may be held, how long, and what
+happens to what nobody released, is the gateway's configuration.
+
 What a plugin does wrong stays with the plugin: whatever it raises is counted and logged, what takes too long is left
 behind, and the traffic goes on (see `pipeline`).
 """
@@ -21,7 +27,7 @@ behind, and the traffic goes on (see `pipeline`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -29,7 +35,7 @@ import msgspec
 from streamfold.accumulator import StreamContext
 from streamfold.types import AccumulatedData, ErrorDetails
 
-__all__ = ["DROP", "Plugin", "RequestContext", "ShortCircuit"]
+__all__ = ["DROP", "HOLD", "RELEASE", "End", "Plugin", "Replace", "RequestContext", "ShortCircuit"]
 
 
 class RequestContext(StreamContext, kw_only=True):
@@ -73,6 +79,8 @@ class RequestContext(StreamContext, kw_only=True):
     state: dict[str, Any] = msgspec.field(default_factory=dict)
     depth: int = 0
     """How many plugins have seen the request: those, and no others, see what follows."""
+    held_by: set[str] = msgspec.field(default_factory=set)
+    """The plugins that hold the stream back."""
 
 
 class ShortCircuit(msgspec.Struct, kw_only=True, frozen=True):
@@ -87,13 +95,32 @@ class ShortCircuit(msgspec.Struct, kw_only=True, frozen=True):
     status_code: int | None = None
 
 
-class _Drop:
+class Replace(msgspec.Struct, frozen=True):
+    """The answer of a `post_llm_hook` that lets something else go on: chunks, in place of this one and what is held."""
+
+    chunks: Sequence[Any]
+
+
+class End(msgspec.Struct, frozen=True):
+    """The answer of a `post_llm_hook` that ends the stream. What is held is not delivered."""
+
+    error: ErrorDetails
+
+
+class _Word:
+    def __init__(self, word: str) -> None:
+        self._word = word
+
     def __repr__(self) -> str:
-        return "DROP"
+        return self._word
 
 
-DROP: Final = _Drop()
+DROP: Final = _Word("DROP")
 """The answer of a `post_llm_hook` that wants a chunk not to be delivered."""
+HOLD: Final = _Word("HOLD")
+"""The answer of a `post_llm_hook` that wants this chunk and all that follow to wait."""
+RELEASE: Final = _Word("RELEASE")
+"""The answer of a `post_llm_hook` that wants this chunk and all that waits to go on."""
 
 
 class Plugin:

@@ -2,7 +2,7 @@
 
 Three dangers, three rules:
 
-* A plugin **raises**. Whatever it raises is counted, logged once per kind, and taken for "no opinion".
+* A plugin **raises**, or answers what cannot be sent. It is counted, logged once per kind, and taken for "no opinion".
 * A plugin **blocks**. Python cannot stop a running function, so no plugin runs where the traffic runs, unless it asks
   to (`inline`). Each has a worker: a thread with an event loop for its `async` hooks, and a few threads for its plain
   ones. The traffic waits for `pre_llm_hook` and `post_llm_hook` no longer than `hook_timeout`; a plugin that took
@@ -28,7 +28,7 @@ from typing import Any, Final
 
 import msgspec
 
-from streamfold.hooks import DROP, RequestContext, ShortCircuit
+from streamfold.hooks import DROP, HOLD, RELEASE, End, Replace, RequestContext, ShortCircuit
 from streamfold.processed import ProcessedStreamResponse
 from streamfold.types import ErrorDetails
 
@@ -42,6 +42,8 @@ LEFT_OUT_FOR: Final = 10.0
 QUEUE: Final = 10_000
 CLOSE_SECONDS: Final = 5.0
 THREADS: Final = 4
+STATUSES: Final = range(200, 600)
+"""What a short circuit may say as its HTTP status."""
 
 
 class PluginStatus(msgspec.Struct, frozen=True):
@@ -57,12 +59,19 @@ class Pipeline:
     """The plugins of one gateway or program, in order of registration.
 
     `hook_timeout` is how many seconds the traffic waits for a hook, `queue_size` how many responses may wait for a
-    plugin. Its methods are for one event loop; `finished` may be called from any thread.
+    plugin. `encode` gives what plugins answer the form that the transport sends; what it raises on is no answer. Its
+    methods are for one event loop; `finished` may be called from any thread.
     """
 
     def __init__(
-        self, plugins: Sequence[Any] = (), *, hook_timeout: float = HOOK_TIMEOUT, queue_size: int = QUEUE
+        self,
+        plugins: Sequence[Any] = (),
+        *,
+        hook_timeout: float = HOOK_TIMEOUT,
+        queue_size: int = QUEUE,
+        encode: Callable[[Any], Any] | None = None,
     ) -> None:
+        self._encode = encode
         self._runners = [_Runner(plugin, hook_timeout, queue_size) for plugin in plugins]
         self._before = [runner for runner in self._runners if runner.has("pre_llm_hook")]
         self._after = [runner for runner in reversed(self._runners) if runner.has("post_llm_hook")]
@@ -88,6 +97,9 @@ class Pipeline:
         for runner in self._before:
             answer = await runner.ask("pre_llm_hook", ctx, request)
             if isinstance(answer, ShortCircuit):
+                answer = self._usable(runner, answer)
+                if answer is None:
+                    continue
                 ctx.depth = self._runners.index(runner) + 1
                 return answer
             if answer is not None:
@@ -96,17 +108,25 @@ class Pipeline:
         return None
 
     async def chunk(self, ctx: RequestContext, chunk: Any, error: ErrorDetails | None = None) -> Any:
-        """Shows a chunk to each plugin, the last one first. Returns what to deliver: a chunk, or `DROP`.
+        """Shows a chunk to each plugin, the last one first. Returns what to deliver: a chunk, `DROP`, `Replace`, `End`.
 
-        A chunk that one plugin dropped is not shown to the next.
+        A chunk that one plugin dropped or replaced is not shown to the next. Whoever holds is in `ctx.held_by`.
         """
         seen = self._runners[: ctx.depth]
         for runner in self._after:
             if runner not in seen:
                 continue
             answer = await runner.ask("post_llm_hook", ctx, chunk, error)
-            if answer is DROP:
-                return DROP
+            if answer is DROP or isinstance(answer, End):
+                return answer
+            if answer is HOLD or answer is RELEASE:
+                (ctx.held_by.add if answer is HOLD else ctx.held_by.discard)(runner.name)
+                continue
+            if answer is not None:
+                answer = self._encoded(runner, "post_llm_hook", answer)
+            if isinstance(answer, Replace):
+                ctx.held_by.discard(runner.name)
+                return answer
             if answer is not None:
                 chunk = answer
         return chunk
@@ -119,6 +139,36 @@ class Pipeline:
     def status(self) -> list[PluginStatus]:
         """How each plugin does."""
         return [runner.status() for runner in self._runners]
+
+    def _usable(self, runner: _Runner, short: ShortCircuit) -> ShortCircuit | None:
+        """The short circuit as it can be sent; None if it cannot be."""
+        error, status = short.error, short.status_code
+        try:
+            if error is not None:
+                error = msgspec.json.decode(msgspec.json.encode(error), type=ErrorDetails)
+            status = status or (error.status_code if error is not None else None)
+            said = error is not None or short.response is not None
+            if not said or (status is not None and status not in STATUSES):
+                raise ValueError
+        except Exception:
+            runner.count("pre_llm_hook", "answered a ShortCircuit that cannot be sent")
+            return None
+        if error is not None:
+            return ShortCircuit(error=error, status_code=status)
+        response = self._encoded(runner, "pre_llm_hook", short.response)
+        return ShortCircuit(response=response, status_code=status) if response is not None else None
+
+    def _encoded(self, runner: _Runner, hook: str, answer: Any) -> Any:
+        """What a plugin answered, as the transport sends it; None if it cannot be sent."""
+        if self._encode is None:
+            return answer
+        try:
+            if isinstance(answer, Replace):
+                return Replace([self._encode(chunk) for chunk in answer.chunks])
+            return self._encode(answer)
+        except Exception:
+            runner.count(hook, f"answered a {type(answer).__name__} that cannot be sent")
+            return None
 
     async def close(self, timeout: float = CLOSE_SECONDS) -> None:
         """Lets the plugins finish what waits for them, then closes each; together they have `timeout` seconds."""
@@ -201,7 +251,7 @@ class _Runner:
                 self._worker.submit(close).result(max(0.0, until - time.monotonic()))
             except TimeoutError:
                 self.count("close", "took too long")
-            except (Exception, SystemExit) as error:
+            except BaseException as error:  # whichever: the other plugins want to be closed too
                 self.count("close", _name(error), error)
         self._worker.stop()
 
@@ -260,7 +310,7 @@ class _Worker:
             return self.spawn(_contained(function(*what)))
         if self._pool is None:
             self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix=f"streamfold-{self._name}")
-        return self._pool.submit(function, *what)
+        return self._pool.submit(_call, function, *what)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
         """Runs a coroutine on the plugin's own event loop."""
@@ -303,7 +353,14 @@ class _Worker:
 
 
 class _DiedError(Exception):
-    """A coroutine of a plugin that wanted to end more than itself. The event loop would have ended with it."""
+    """A hook that wanted to end more than itself. The event loop or the request would have ended with it."""
+
+
+def _call(function: Callable[..., Any], *what: Any) -> Any:
+    try:
+        return function(*what)
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise _DiedError from error
 
 
 async def _contained(work: Any) -> Any:
@@ -328,7 +385,7 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _place(error: BaseException) -> str:
-    trace = error.__traceback__
+    trace = (error.__cause__ if isinstance(error, _DiedError) and error.__cause__ else error).__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "?"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -41,6 +42,7 @@ def read_settings(settings: Any, kind: type[S], *, where: str = "", at: str = ""
     `where` begins the sentence (a file's name, say); `at` is the path of the settings in it, such as `plugins.otel.`.
     """
     _reject_unknown(settings, kind, where, at)
+    _check_parts(settings, kind, where, at)
     try:
         return msgspec.convert(settings, kind)
     except msgspec.ValidationError as error:
@@ -70,6 +72,21 @@ def _reject_unknown(settings: Any, kind: type[msgspec.Struct], where: str, at: s
                 _reject_unknown(each, inner, where, f"{at}{key}.{name}.")
         else:
             _reject_unknown(value, inner, where, f"{at}{key}.")
+
+
+def _check_parts(settings: Any, kind: type[msgspec.Struct], where: str, at: str) -> None:
+    """Lets the structs inside say what they do not like. They do not know where they stand; that is put before it."""
+    if not isinstance(settings, Mapping):
+        return
+    for field in msgspec.structs.fields(kind):
+        inner, value = _struct_in(field.type), settings.get(field.encode_name)
+        if inner is None or not isinstance(value, Mapping) or _is_table_of(field.type):
+            continue
+        try:
+            with suppress(msgspec.ValidationError):  # told with its whole path, when all is read
+                msgspec.convert(value, inner)
+        except UsageError as error:
+            raise UsageError(f"{where}{at}{field.encode_name}.{error}") from None
 
 
 def _struct_in(annotation: Any) -> type[msgspec.Struct] | None:

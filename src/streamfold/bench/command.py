@@ -15,6 +15,7 @@ from streamfold.bench.measure import probe, quiet
 from streamfold.bench.report import Row, as_json, as_table, skipped
 from streamfold.bench.speed import speed
 from streamfold.bench.workloads import STREAMS
+from streamfold.errors import UsageError
 from streamfold.types import JSON
 from streamfold.wire import fold_class
 
@@ -35,10 +36,12 @@ class Effort(NamedTuple):
     """Streams alive at once whose process is weighed."""
     seconds: float
     """Length of one run in a live event loop."""
+    streams: int
+    """Streams at once in the gateway with plugins."""
 
 
-THOROUGH: Final = Effort(rounds=21, patience=3.0, chunks=100_000, live=1000, crowd=10_000, seconds=4.0)
-QUICK: Final = Effort(rounds=5, patience=0.5, chunks=10_000, live=200, crowd=2000, seconds=2.0)
+THOROUGH: Final = Effort(rounds=21, patience=3.0, chunks=100_000, live=1000, crowd=10_000, seconds=4.0, streams=50)
+QUICK: Final = Effort(rounds=5, patience=0.5, chunks=10_000, live=200, crowd=2000, seconds=2.0, streams=10)
 
 Section = Callable[[Effort], list[Row]]
 
@@ -64,6 +67,18 @@ def _in_loop(effort: Effort) -> list[Row]:
     return in_loop(effort.seconds)
 
 
+def _plugins(effort: Effort) -> list[Row]:
+    try:
+        from streamfold.bench.plugins import PluginLoad, plugins
+    except ImportError as problem:  # they need the gateway, the store and the libraries of the plugins
+        return [skipped("plugins", "all", str(problem))]
+    try:
+        return plugins(PluginLoad(streams=effort.streams, chunks=300, rounds=max(1, effort.rounds // 2)))
+    except UsageError as problem:
+        return [skipped("plugins", "all", str(problem))]
+
+
+ON_DEMAND: Final = ("in-loop", "plugins")
 SECTIONS: Final[dict[str, Section]] = {
     **{name: _speed_of(name) for name in STREAMS},
     "growth": lambda effort: growth.growth(effort.chunks, rounds=min(effort.rounds, 5)),
@@ -72,8 +87,9 @@ SECTIONS: Final[dict[str, Section]] = {
     "memory": lambda effort: memory.memory(effort.live, effort.crowd),
     "gc": lambda effort: memory.collections(effort.chunks),
     "in-loop": _in_loop,
+    "plugins": _plugins,
 }
-"""What can be measured, by the name that `--only` takes. `in-loop` runs only when asked for."""
+"""What can be measured, by the name that `--only` takes. Those of `ON_DEMAND` run only when asked for."""
 
 
 def main(argv: list[str]) -> int:
@@ -82,12 +98,11 @@ def main(argv: list[str]) -> int:
     effort = QUICK if asked.quick else THOROUGH
     if asked.rounds is not None:
         effort = effort._replace(rounds=asked.rounds, patience=0.0)
-    names = asked.only or [name for name in SECTIONS if name != "in-loop"]
-    if asked.in_loop and "in-loop" not in names:
-        names.append("in-loop")
+    names = asked.only or ([] if asked.plugins else [name for name in SECTIONS if name not in ON_DEMAND])
+    names += [name for name, wanted in zip(ON_DEMAND, (asked.in_loop, asked.plugins), strict=True) if wanted]
     rows: list[Row] = []
     speeds = [probe() for _ in range(5)]
-    for name in names:
+    for name in dict.fromkeys(names):
         if not asked.json:
             print(f"measuring {name}", file=sys.stderr, flush=True)
         rows += SECTIONS[name](effort)
@@ -103,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--only", action="append", choices=list(SECTIONS), metavar="NAME", help=", ".join(SECTIONS))
     parser.add_argument("--in-loop", action="store_true", help="also measure inside a live event loop")
+    parser.add_argument("--plugins", action="store_true", help="measure what the gateway's plugins cost, and no more")
     parser.add_argument("--rounds", type=int, help="samples of each program; every peer gets one")
     return parser
 

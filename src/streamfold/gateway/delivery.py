@@ -34,6 +34,11 @@ class Event(NamedTuple):
         """The event with another payload: bytes, text, or what can be written as JSON."""
         return _with_data(self.raw, encoded(payload))
 
+    def beside(self, payload: Any) -> bytes:
+        """Another event for the same stream. Where events have names, it is called as its payload's `type`."""
+        data = encoded(payload)
+        return (_name_of(data) if b"event:" in self.raw else b"") + _with_data(b"", data)
+
 
 class EventCutter:
     """SSE. `cut` gives the events that are whole, `rest` what came after the last of them."""
@@ -43,20 +48,33 @@ class EventCutter:
 
     def cut(self, data: bytes) -> list[Event]:
         """The events that these bytes complete."""
+        events, at = [], 0
+        whole, ends = self._take(data)
+        for end in ends:
+            events.append(_sse(whole[at:end]))
+            at = end
+        if len(self._held) > MAX_EVENT:
+            events.append(Event(self.rest(), None))
+        return events
+
+    def whole(self, data: bytes) -> bytes:
+        """The same in one piece."""
+        whole, _ = self._take(data)
+        return whole if len(self._held) <= MAX_EVENT else whole + self.rest()
+
+    def _take(self, data: bytes) -> tuple[bytes, list[int]]:
+        """The bytes of the events that are whole now, and where each ends."""
         held = self._held
         begin = max(0, len(held) - 3)  # an end may have begun in what is held; the rest of it was searched before
         held += data
-        events, at = [], 0
-        for match in _EVENT_END.finditer(held, begin):
-            # A CR at the very end may be half of a CRLF.
-            if match.end() == len(held) and held.endswith(b"\r"):
-                break
-            events.append(_sse(bytes(held[at : match.end()])))
-            at = match.end()
-        del held[:at]
-        if len(held) > MAX_EVENT:
-            events.append(Event(self.rest(), None))
-        return events
+        ends = [match.end() for match in _EVENT_END.finditer(held, begin)]
+        # A CR at the very end may be half of a CRLF.
+        if ends and ends[-1] == len(held) and held.endswith(b"\r"):
+            ends.pop()
+        cut = ends[-1] if ends else 0
+        whole = bytes(held[:cut])
+        del held[:cut]
+        return whole, ends
 
     def rest(self) -> bytes:
         """The bytes of an event whose end never came."""
@@ -96,6 +114,8 @@ class _Line(Event):
     def replaced(self, payload: Any) -> bytes:
         return encoded(payload).replace(b"\n", b" ") + b"\n"
 
+    beside = replaced
+
 
 def cutter_for(content_type: str) -> EventCutter | LineCutter | None:
     """What cuts a body of this type into events; None if its frames cannot be changed."""
@@ -115,6 +135,18 @@ def encoded(payload: Any) -> bytes:
         return payload.encode("utf-8", "replace")
     dump = getattr(type(payload), "model_dump_json", None)
     return dump(payload, exclude_unset=True).encode() if dump is not None else msgspec.json.encode(payload)
+
+
+def _name_of(payload: bytes) -> bytes:
+    try:
+        name = msgspec.json.decode(payload, type=_Typed).type
+    except (msgspec.DecodeError, UnicodeError):
+        return b""
+    return b"event: " + name.encode() + b"\n" if name.isprintable() else b""
+
+
+class _Typed(msgspec.Struct):
+    type: str
 
 
 def _sse(raw: bytes) -> Event:

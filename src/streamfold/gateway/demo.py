@@ -84,7 +84,7 @@ async def _play(store: LogStore, port: int | None, once: bool, pace: float, say:
         async with upstream:
             config = load_config(upstreams=dict.fromkeys(("openai", "anthropic", "gemini"), upstream.url))
             async with running(config, store, _socket(config, port)) as address:
-                say(f"gateway {address}, scripted upstream {upstream.url}, log {store.name}\n")
+                say(f"page {address}/, gateway {address}, scripted upstream {upstream.url}, log {store.name}\n")
                 round_ = asyncio.ensure_future(_round(address, store, say))
                 await _first(round_, stop)
                 if not once and not stop.is_set():
@@ -141,7 +141,7 @@ async def _row_after(store: LogStore, seen: set[str]) -> LogRow:
     until = loop.time() + PATIENCE
     while loop.time() < until:
         for row in await asyncio.to_thread(store.rows, 5):
-            if row.id not in seen:
+            if row.id not in seen and row.ended:
                 seen.add(row.id)
                 return row
         await asyncio.sleep(0.01)

@@ -102,7 +102,7 @@ class ScriptedUpstream:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._protocol, "127.0.0.1", 0)
+        self._server = await loop.create_server(self._protocol, "127.0.0.1", 0, backlog=2048)
         self._port = self._server.sockets[0].getsockname()[1]
         return self
 

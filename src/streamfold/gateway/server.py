@@ -11,20 +11,26 @@ import contextlib
 import logging
 import signal
 import socket
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, Final, TypeVar
 
 import uvicorn
 
 from streamfold.errors import UsageError
 from streamfold.gateway.app import Gateway
-from streamfold.gateway.assembly import assemble
+from streamfold.gateway.assembly import Parts, assemble, open_log
 from streamfold.gateway.config import Config, is_loopback
+from streamfold.gateway.connection import bounded
+from streamfold.gateway.door import Door
+from streamfold.gateway.health import Health
+from streamfold.gateway.logs import set_up_logs
+from streamfold.gateway.siblings import Siblings
 from streamfold.gateway.upstream import AiohttpClient
 from streamfold.store.log_store import LogStore
 
-__all__ = ["listen", "run", "running", "serve", "stop_on_signal"]
+__all__ = ["address_of", "banner", "listen", "run", "running", "serve", "start", "stop_on_signal"]
 
 log = logging.getLogger("streamfold.gateway")
 
@@ -68,38 +74,85 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 @asynccontextmanager
-async def running(config: Config, store: LogStore, sock: socket.socket | None = None) -> AsyncGenerator[str, None]:
-    """The gateway while the block runs; gives its address, such as `http://127.0.0.1:8787`."""
-    parts = await asyncio.to_thread(assemble, config, store)
+async def running(
+    config: Config, store: LogStore, sock: socket.socket | None = None, *, siblings: Siblings | None = None
+) -> AsyncGenerator[str, None]:
+    """The gateway while the block runs; gives its address, such as `http://127.0.0.1:8787`.
+
+    `siblings` are the other workers, when this is one of several.
+    """
+    parts = await asyncio.to_thread(assemble, config, store, siblings)
     sock = sock or listen(config.host, config.port)
-    client = AiohttpClient(connect_timeout=config.limits.connect_timeout_s)
+    client = AiohttpClient(connections=config.limits.upstream_connections)
     gateway = Gateway(config, client, parts.pipeline, store, catalog=parts.catalog, metrics=parts.metrics)
-    server = _Server(_uvicorn_config(gateway, config))
+    health = Health(store, parts.pipeline)
+    door = Door(gateway, config, health, parts.refused)
+    server = _Server(_uvicorn_config(door, config, parts.refused))
     logging.getLogger("uvicorn.error").addFilter(_DELIBERATE)
     task = asyncio.create_task(server.serve(sockets=[sock]))
-    try:
-        await _either(server.listening.wait(), task)
-        yield _address(sock)
-    finally:
-        server.should_exit = True
-        await task
-        await gateway.close()
-        await client.close()
-        await parts.pipeline.close()
-        await asyncio.to_thread(store.flush)
+    async with _answering(siblings, parts):
+        try:
+            await _either(server.listening.wait(), task)
+            health.listening = True
+            yield address_of(sock)
+        finally:
+            health.listening = False
+            gateway.page.close()  # its event streams have no end of their own, and would be waited for
+            server.should_exit = True
+            await task
+            await gateway.close()
+            await client.close()
+            await parts.pipeline.close()
+            await asyncio.to_thread(store.flush)
+
+
+def _answering(siblings: Siblings | None, parts: Parts) -> AbstractAsyncContextManager[None]:
+    if siblings is None:
+        return contextlib.nullcontext()
+    return siblings.answering(parts.answers)
+
+
+def start(config: Config, say: Callable[[str], None]) -> None:
+    """Runs the gateway as a program, until a signal comes. Raises `UsageError` when it cannot start."""
+    set_up_logs(config)
+    _allow_many_files()
+    if config.log_format == "json":
+        say = log.info
+    if not is_loopback(config.host) and config.access.open:
+        log.warning("listening on %s: everyone who reaches this machine can use the gateway", config.host)
+    if config.workers > 1:
+        from streamfold.gateway.workers import supervise
+
+        supervise(config, say)
+        return
+    with open_log(config) as store:
+        run(serve(config, store, say))
 
 
 async def serve(config: Config, store: LogStore, say: Callable[[str], None]) -> None:
     """Serves until a signal comes."""
     with stop_on_signal() as stop:
         async with running(config, store) as address:
-            if not is_loopback(config.host):
-                log.warning("listening on %s: everyone who reaches this machine can use the gateway", config.host)
-            say(f"streamfold gateway on {address}, log in {store.name}")
-            for upstream in config.routes().values():
-                say(f"  {address}/{upstream.name}  ->  {upstream.url}")
+            for line in banner(config, address, f"log in {store.name}"):
+                say(line)
             await stop.wait()
             say("stopping: open streams have a moment to finish")
+
+
+def banner(config: Config, address: str, more: str) -> Iterator[str]:
+    """What is said when the gateway listens."""
+    yield f"streamfold gateway on {address}, {more}"
+    for upstream in config.routes().values():
+        yield f"  {address}/{upstream.name}  ->  {upstream.url}"
+
+
+def _allow_many_files() -> None:
+    """Raises the limit of open files as far as it goes: the usual 1024 are 500 streams."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextmanager
@@ -145,9 +198,10 @@ async def _either(first: Coroutine[Any, Any, Any], second: asyncio.Task[Any]) ->
         second.result()
 
 
-def _uvicorn_config(gateway: Gateway, config: Config) -> uvicorn.Config:
+def _uvicorn_config(door: Door, config: Config, refused: Counter[str]) -> uvicorn.Config:
     return uvicorn.Config(
-        gateway,
+        door,
+        http=bounded(config.limits, refused),
         # No access log: it would write the query, and with it a `?key=`.
         access_log=False,
         log_config=None,
@@ -163,7 +217,8 @@ def _uvicorn_config(gateway: Gateway, config: Config) -> uvicorn.Config:
     )
 
 
-def _address(sock: socket.socket) -> str:
+def address_of(sock: socket.socket) -> str:
+    """The URL of a listening socket."""
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

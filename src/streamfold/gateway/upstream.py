@@ -20,7 +20,14 @@ from yarl import URL
 from streamfold.errors import WireError
 from streamfold.gateway.headers import Headers
 
-__all__ = ["AiohttpClient", "Answer", "Body", "UpstreamBrokeError", "UpstreamClient", "UpstreamUnreachableError"]
+__all__ = [
+    "AiohttpClient",
+    "Answer",
+    "Body",
+    "UpstreamBrokeError",
+    "UpstreamClient",
+    "UpstreamUnreachableError",
+]
 
 Body = bytes | AsyncIterator[bytes] | None
 
@@ -30,7 +37,14 @@ OURS_TO_LEAVE: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent
 
 
 class UpstreamUnreachableError(WireError):
-    """No answer came: no connection, or it closed before the status line. The message is fit for the client."""
+    """No answer came: no connection, or it closed before the status line. The message is fit for the client.
+
+    `timed_out`: it was waited for too long.
+    """
+
+    def __init__(self, message: str, *, timed_out: bool = False) -> None:
+        super().__init__(message)
+        self.timed_out = timed_out
 
 
 class UpstreamBrokeError(WireError):
@@ -48,10 +62,13 @@ class Answer(NamedTuple):
 class UpstreamClient(Protocol):
     """How the gateway asks an upstream."""
 
-    def stream(self, method: str, url: str, headers: Headers, body: Body) -> AbstractAsyncContextManager[Answer]:
+    def stream(
+        self, method: str, url: str, headers: Headers, body: Body, *, connect_timeout: float = 0.0
+    ) -> AbstractAsyncContextManager[Answer]:
         """Sends a request; leaving the context closes the connection at once if the body was not read to its end.
 
-        Raises `UpstreamUnreachableError` when no answer comes.
+        `connect_timeout` is in seconds, 0 for none; it includes the wait for a free connection. Raises
+        `UpstreamUnreachableError` when no answer comes.
         """
 
     async def close(self) -> None:
@@ -61,12 +78,14 @@ class UpstreamClient(Protocol):
 class AiohttpClient:
     """`UpstreamClient` on aiohttp, which costs the least CPU per piece of the pure-Python-facing clients."""
 
-    def __init__(self, *, connect_timeout: float) -> None:
+    def __init__(self, *, connections: int = 0) -> None:
+        """`connections` is how many there may be to one upstream, 0 for no bound."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            # Pools are per upstream: one that is slow must not take the connections of the others.
+            connector=aiohttp.TCPConnector(limit=0, limit_per_host=connections),
             # A shared jar would hand one client's cookies to another.
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout, sock_connect=connect_timeout),
+            timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
             skip_auto_headers=OURS_TO_LEAVE,
             max_line_size=MAX_HEADER,
@@ -74,7 +93,9 @@ class AiohttpClient:
         )
 
     @asynccontextmanager
-    async def stream(self, method: str, url: str, headers: Headers, body: Body) -> AsyncGenerator[Answer, None]:
+    async def stream(
+        self, method: str, url: str, headers: Headers, body: Body, *, connect_timeout: float = 0.0
+    ) -> AsyncGenerator[Answer, None]:
         """See `UpstreamClient.stream`."""
         try:
             response = await self._session.request(
@@ -83,9 +104,11 @@ class AiohttpClient:
                 headers=CIMultiDict((_text(name), _text(value)) for name, value in headers),
                 data=body,
                 allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout or None),
             )
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise UpstreamUnreachableError(_why(error)) from error
+            timed_out = isinstance(error, TimeoutError)
+            raise UpstreamUnreachableError(_why(error), timed_out=timed_out) from error
         try:
             lowered = [(name.lower(), value) for name, value in response.raw_headers]
             yield Answer(response.status, lowered, _pieces(response))

@@ -4,7 +4,8 @@ The witness stands beside the traffic. It is told what went by (after it went on
 wrong in here is its own affair: it is logged, marked in the record, and the bytes flow on. In the end it makes exactly
 one complete response, however the exchange ended.
 
-An answer is folded when the path named a format and the body can be read. Otherwise the record tells what HTTP told.
+An answer is folded in the format that its path promises, or as `passthrough` if it promises none. An answer without
+a body, or one that cannot be read, is told as HTTP told it.
 Times are those at which the bytes arrived, not those at which we got round to folding them: the accumulator's clock is
 the time of the last arrival.
 """
@@ -14,7 +15,6 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
@@ -23,15 +23,23 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from streamfold.errors import UsageError
-from streamfold.gateway.coding import Decompressor, as_it_is, decompressor
+from streamfold.gateway.coding import DamagedError, Decompressor, as_it_is, decompressor
 from streamfold.gateway.config import Limits
+from streamfold.gateway.form import form_field
 from streamfold.gateway.headers import Headers, Redactor, header, told_by
-from streamfold.gateway.routes import ENDINGS, Route, format_of, model_in
+from streamfold.gateway.routes import (
+    ENDINGS,
+    PASSTHROUGH,
+    Route,
+    format_of,
+    is_readable_as,
+    is_stream_path,
+    model_in,
+)
 from streamfold.hooks import RequestContext
 from streamfold.processed import ProcessedStreamResponse, ResponseType
 from streamfold.stream import Catalog, StreamAccumulator
-from streamfold.types import AccumulatedData, ErrorDetails, Integrity, Outcome, StreamType
+from streamfold.types import AccumulatedData, ErrorDetails, Integrity, Outcome
 from streamfold.wire import Fold, fold_class
 from streamfold.wire.errors import error_details, error_of
 
@@ -40,9 +48,10 @@ __all__ = ["Witness", "load_folds"]
 log = logging.getLogger("streamfold.gateway")
 
 STREAM_TYPES: Final = ("text/event-stream", "application/x-ndjson", "application/vnd.amazon.eventstream")
-STREAM_METHOD: Final = ":streamGenerateContent"
 EXCERPT: Final = 8192
 """Bytes of an error answer that are kept for its message."""
+OTHER_REQUEST: Final = 64 * 1024
+"""Bytes of a request body that are looked at when it is no JSON: enough for the first fields of a form."""
 
 
 class Witness:
@@ -61,9 +70,12 @@ class Witness:
         self.upstream = route.upstream
         self._limits = limits
         self._catalog = catalog
-        self._kind = _fold_of(format_of(method, route.path))
+        self._kind = _fold_of(format_of(method, route.path, route.upstream.provider))
         self._request = bytearray()
+        self._request_type = header(headers, b"content-type") or ""
+        self._request_room = limits.request_bytes if _is_json(self._request_type) else OTHER_REQUEST
         self._request_coding = header(headers, b"content-encoding")
+        self._asked = False
         self._fold: StreamAccumulator | None = None
         self._plain: Decompressor | None = None
         self._take: Callable[[bytes], None] = self._pass_over
@@ -72,6 +84,7 @@ class Witness:
         self._unread = 0
         self._anomalies: list[str] = []
         self._first_piece: int | None = None
+        self._left = False
         self.concluded = False
         """Whether the plugins have been told of the end."""
         self.ctx = _context(route, method, headers, query, self._kind)
@@ -79,22 +92,53 @@ class Witness:
         self._now = self.ctx.started_ns
 
     @property
-    def format(self) -> str | None:
-        """The wire format of the answer, as far as it is known."""
-        return self.ctx.format
+    def format(self) -> str:
+        """The wire format that the answer is folded in."""
+        return self._kind.format
+
+    @property
+    def received(self) -> int:
+        """Bytes of the answer's body so far."""
+        return self._received
+
+    @property
+    def has_output(self) -> bool:
+        """Whether the model has said anything yet; of an answer that is no stream, whether any byte of it came."""
+        fold = self._fold
+        if fold is None or not self.ctx.stream or self._kind.format == PASSTHROUGH:
+            return self._received > 0
+        return fold.has_output
+
+    @property
+    def error(self) -> ErrorDetails | None:
+        """The error that the stream itself told, if it has."""
+        return self._fold.snapshot().error_details if self._fold is not None and self._fold.has_ended else None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the protocol's own end has been seen: its end marker, or an error."""
+        return self._fold is not None and self._fold.has_ended
+
+    def note(self, code: str) -> None:
+        """Marks in the record what was odd about the delivery."""
+        self._anomalies.append(code)
 
     # ------------------------------------------------------------------ what went by
 
     def request_piece(self, data: bytes) -> None:
         """A piece of the request body went up."""
         self.ctx.request_bytes = (self.ctx.request_bytes or 0) + len(data)
-        room = self._limits.request_bytes - len(self._request)
-        if room > 0:
+        room = self._request_room - len(self._request)
+        if room > 0 and not self._asked:
             self._request += data[:room]
 
     def asked(self) -> None:
         """The request body is known, as far as it is looked at: takes from it what the answer's record needs."""
         ctx = self.ctx
+        self._asked = True
+        if not _is_json(self._request_type) and "multipart" in self._request_type:
+            self._asked_by_form()
+            return
         body = self._request_body()
         self._request = bytearray()
         ctx.request_body = body or None
@@ -106,23 +150,38 @@ class Witness:
         model = asked.get("model")
         ctx.model = model if isinstance(model, str) else model_in(ctx.path or "")
         if ctx.stream is None:
-            ctx.stream = asked.get("stream") is True or (ctx.path or "").endswith(STREAM_METHOD)
+            ctx.stream = asked.get("stream") is True or is_stream_path(ctx.path or "")
+
+    def _asked_by_form(self) -> None:
+        form, self._request = bytes(self._request), bytearray()
+        self.ctx.model = form_field(form, "model")
+        if self.ctx.stream is None:
+            self.ctx.stream = form_field(form, "stream") == "true"
 
     def answered(self, status: int, headers: Headers) -> None:
         """The status line and headers of the answer came."""
         self.ctx.http_status = status
         self._now = time.monotonic_ns()
-        self.ctx.stream = self._is_stream(status, header(headers, b"content-type") or "")
+        if self._request:  # its end was not told before, because it was passed on piece by piece
+            self.asked()
+        content_type = header(headers, b"content-type") or ""
+        if not is_readable_as(self._kind.format, status, content_type):
+            self._kind = _fold_of(PASSTHROUGH)
+            self.ctx.format = self._kind.format
+        self.ctx.stream = self._is_stream(status, content_type, header(headers, b"content-length"))
         coding = header(headers, b"content-encoding")
         self._plain = decompressor(coding)
         if self._plain is None:
             self._give_up("unreadable_encoding")
-        elif self._kind is not None:
-            self._fold = self._accumulator(self._kind.format)
-            # The usual case, without a step between: this runs for each piece of each stream.
-            self._take = self._fold.feed if self._plain is as_it_is and status < 400 else self._read
-        elif status >= 400:
-            self._take = self._read
+            return
+        self._fold = self._accumulator(self._kind.format)
+        self._fold.note_http(status, told_by(headers).shown)
+        # The usual case, without a step between: this runs for each piece of each stream.
+        self._take = self._fold.feed if self._plain is as_it_is and status < 400 else self._read
+
+    def client_left(self) -> None:
+        """The client has gone, and what comes from now on is read for the record only."""
+        self._left = not self.has_ended
 
     def piece(self, data: bytes, at: int) -> None:
         """A piece of the answer's body arrived `at` (monotonic nanoseconds) and has been passed on. Never raises."""
@@ -132,7 +191,7 @@ class Witness:
             self._first_piece = at
         try:
             self._take(data)
-        except zlib.error:
+        except DamagedError:
             self._give_up("corrupt_encoding")
         except Exception:
             log.exception("request %s: the fold failed; its bytes pass on", self.ctx.request_id)
@@ -141,7 +200,7 @@ class Witness:
     def ended(self, outcome: Outcome | None = None, error: ErrorDetails | None = None) -> ProcessedStreamResponse:
         """The exchange is over. `outcome` is what the transport saw; None: the body came to its end."""
         self._now = time.monotonic_ns()
-        if self._request:  # its end was not told before, because it was passed on piece by piece
+        if self._request:
             self.asked()
         self.ctx.snapshot = None
         self.ctx.response_bytes = self._received
@@ -154,10 +213,13 @@ class Witness:
 
     # ------------------------------------------------------------------ reading
 
-    def _is_stream(self, status: int, content_type: str) -> bool:
+    def _is_stream(self, status: int, content_type: str, length: str | None) -> bool:
         kind = content_type.partition(";")[0].strip().lower()
-        # Gemini without alt=sse streams a JSON array.
-        return kind in STREAM_TYPES or (status < 400 and (self.ctx.path or "").endswith(STREAM_METHOD))
+        if kind in STREAM_TYPES:
+            return True
+        # Gemini without alt=sse streams a JSON array; sound that comes while it is made has no length yet.
+        sound = kind.startswith("audio/") and length is None
+        return status < 400 and (sound or is_stream_path(self.ctx.path or ""))
 
     def _accumulator(self, format: str) -> StreamAccumulator:
         ctx = self.ctx
@@ -210,22 +272,34 @@ class Witness:
                 body += piece
                 if len(body) > self._limits.request_bytes:
                     break
-        except zlib.error:
+        except DamagedError:
             return b""
         return bytes(body) if body[:64].lstrip().startswith((b"{", b"[")) else b""
 
     # ------------------------------------------------------------------ the end
 
     def _finished(self, outcome: Outcome | None, error: ErrorDetails | None) -> ProcessedStreamResponse:
-        if self._fold is None:
+        if self._fold is None or self._has_no_body(outcome):
             return self._unfolded(outcome, error)
         self._fold.model = self.ctx.model
-        told = None if self._fold.has_ended else error or self._error_in_body()
+        told = error or self._error_in_body()
+        if self._fold.has_ended and outcome is not Outcome.ERROR:
+            told = None  # what happens to the connection after the protocol's own end is nobody's concern
         done = self._fold.finish(outcome, told, status_code=self.ctx.http_status)
         assert done.data is not None
+        said = done.data.error_details
+        if told is not None and said is not None and said.message is None:
+            done.data.error_details = told  # a body that is no JSON says why in plain words
+        if self._left and done.data.status == Outcome.SUCCESS.value:
+            done.data.status = Outcome.CANCELLED.value  # it is whole, but the client has not got all of it
         done.data.integrity.anomalies += self._anomalies
         done.data.integrity.dropped_bytes += self._unread
         return done
+
+    def _has_no_body(self, outcome: Outcome | None) -> bool:
+        """Whether an answer came to its end, and the end is that it has no body."""
+        bodiless = self.ctx.method == "HEAD" or self.ctx.http_status in (204, 304)
+        return not self._received and outcome is None and (bodiless or self._kind.format == PASSTHROUGH)
 
     def _unfolded(self, outcome: Outcome | None, error: ErrorDetails | None) -> ProcessedStreamResponse:
         """The record of an answer that nobody could read: it says what HTTP said."""
@@ -246,7 +320,7 @@ class Witness:
         ctx = self.ctx
         return AccumulatedData(
             request_id=ctx.request_id,
-            stream_type=self._kind.stream_type if self._kind is not None else StreamType.PASSTHROUGH,
+            stream_type=self._kind.stream_type,
             format=ctx.format,
             provider=ctx.provider,
             model=ctx.model,
@@ -277,12 +351,19 @@ class Witness:
         return error_details(told, status=status)
 
 
-def _context(route: Route, method: str, headers: Headers, query: bytes, kind: type[Fold] | None) -> RequestContext:
+def _is_json(content_type: str) -> bool:
+    """Whether a request may be JSON: it says so, or says nothing, or what careless clients say (curl -d)."""
+    return not content_type or "json" in content_type or content_type.startswith("application/x-www-form-urlencoded")
+
+
+def _context(route: Route, method: str, headers: Headers, query: bytes, kind: type[Fold]) -> RequestContext:
     told = told_by(headers)
+    key = route.upstream.key
+    secret = [*headers, (b"authorization", key.header[1])] if key is not None else headers
     server = urlsplit(route.upstream.url)
     return RequestContext(
         request_id=uuid.uuid4().hex,
-        format=kind.format if kind is not None else None,
+        format=kind.format,
         provider=route.upstream.provider,
         upstream=route.upstream.name,
         method=method,
@@ -295,7 +376,7 @@ def _context(route: Route, method: str, headers: Headers, query: bytes, kind: ty
         tracestate=told.shown.get("tracestate"),
         server_address=server.hostname,
         server_port=server.port or (443 if server.scheme == "https" else 80),
-        redact=Redactor(headers, query),
+        redact=Redactor(secret, query),
     )
 
 
@@ -306,12 +387,9 @@ def load_folds() -> None:
 
 
 @cache
-def _fold_of(format: str | None) -> type[Fold] | None:
-    """The fold of a format, or None if this version has none for it."""
-    try:
-        return fold_class(format) if format is not None else None
-    except UsageError:
-        return None
+def _fold_of(format: str) -> type[Fold]:
+    """The fold of a format."""
+    return fold_class(format)
 
 
 def _ms(nanoseconds: int) -> float:

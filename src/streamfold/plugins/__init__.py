@@ -15,10 +15,12 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Final
 
+import msgspec
+
 from streamfold.errors import UsageError
 from streamfold.settings import did_you_mean, read_settings
 
-__all__ = ["BUILT_IN", "load_plugin", "load_plugins"]
+__all__ = ["BUILT_IN", "check_plugin", "load_plugin", "load_plugins", "settings_of"]
 
 GROUP: Final = "streamfold.plugins"
 BUILT_IN: Final[Mapping[str, str]] = {
@@ -42,14 +44,46 @@ def load_plugins(sections: Mapping[str, Mapping[str, Any]], *, where: str = "") 
 
 def load_plugin(name: str, settings: Mapping[str, Any] | None = None, *, where: str = "") -> Any:
     """One plugin, built with its settings. Raises `UsageError` with the key and the fix when that cannot be done."""
-    key = f"plugins.{name}" if ":" not in name else f'plugins."{name}"'
+    kind, config = _read(name, settings or {}, where)
+    return kind(config) if config is not None else kind()
+
+
+def check_plugin(name: str, section: Mapping[str, Any], *, where: str = "") -> None:
+    """Raises `UsageError` for a section that `load_plugins` would refuse, as far as that can be told without building
+    the plugin: a class may have a `check(config)` for what its settings' types cannot say."""
+    settings = dict(section)
+    if not settings.pop("enabled", True):
+        return
+    kind, config = _read(name, settings, where)
+    check = getattr(kind, "check", None)
+    if config is None or check is None:
+        return
+    try:
+        check(config)
+    except UsageError as error:
+        raise UsageError(f"{where}{error}") from None
+
+
+def settings_of(name: str) -> type[msgspec.Struct] | None:
+    """The type of a plugin's settings; None if it takes none. Raises `UsageError` if it cannot be imported."""
+    kind: type[msgspec.Struct] | None = getattr(_find(name, "", _key(name)), "Config", None)
+    return kind
+
+
+def _read(name: str, settings: Mapping[str, Any], where: str) -> tuple[Any, msgspec.Struct | None]:
+    """A plugin's class and its settings."""
+    key = _key(name)
     kind = _find(name, where, key)
     config_type = getattr(kind, "Config", None)
-    if config_type is None:
-        if settings:
-            raise UsageError(f'{where}"{key}" takes no settings; take out {", ".join(settings)}')
-        return kind()
-    return kind(read_settings(dict(settings or {}), config_type, where=where, at=f"{key}."))
+    if config_type is not None:
+        return kind, read_settings(dict(settings), config_type, where=where, at=f"{key}.")
+    if settings:
+        raise UsageError(f'{where}"{key}" takes no settings; take out {", ".join(settings)}')
+    return kind, None
+
+
+def _key(name: str) -> str:
+    return f"plugins.{name}" if ":" not in name else f'plugins."{name}"'
 
 
 def _find(name: str, where: str, key: str) -> Any:

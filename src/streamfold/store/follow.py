@@ -47,14 +47,13 @@ class Follower:
         return news
 
     def _rows(self, edge: str) -> list[LogRow]:
-        statement = (
-            select(*LIGHT_COLUMNS)
-            .where(or_(_COLUMNS.created >= edge, _COLUMNS.ended >= edge), *conditions(self._query))
-            .order_by(_COLUMNS.created, _COLUMNS.id)
-        )
+        recent = or_(_COLUMNS.created >= edge, _COLUMNS.ended >= edge)
+        statement = select(*LIGHT_COLUMNS).where(recent, *conditions(self._query))
         with self._store.connect() as connection:
             prepare_reading(connection)
-            return [LogRow(**row) for row in connection.execute(statement).mappings()]
+            rows = [LogRow(**row) for row in connection.execute(statement).mappings()]
+        # Sorted here: asked for the order too, SQLite would walk the log by `created` instead of using both indexes.
+        return sorted(rows, key=lambda row: (row.created, row.id))
 
 
 def _text(moment: datetime) -> str:

@@ -123,6 +123,10 @@ class LogStore:
         """Rows that were lost, because there was no room for them or they could not be written."""
         return self._writer.dropped if self._writer is not None else 0
 
+    def said(self, error: BaseException) -> str:
+        """What the database's driver said, in one line, without the password of the URL."""
+        return self._database.said(error)
+
     def put(self, row: LogRow) -> bool:
         """Queues a row; never waits for the database and never raises. Returns whether there was room for it.
 
@@ -135,7 +139,8 @@ class LogStore:
 
         Raises `UnwritableError` if the database cannot take them now, else what the driver raises.
         """
-        self._database.write(rows)
+        if rows:
+            self._database.write(rows)
 
     def flush(self, timeout: float = CLOSE_SECONDS) -> bool:
         """Waits until all rows are in the database. Returns whether they were in time."""

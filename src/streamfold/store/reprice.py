@@ -1,14 +1,16 @@
 """New prices for old rows.
 
 A price list is corrected, an override is written, a model becomes known: then the costs in the log are computed again
-from the usage in each stored record, by the same catalog that prices live traffic. A row changes only where there is
-a new price. What has no price now keeps the one it had; what the provider billed stays as billed; a row whose
-record is gone is counted, for a price can not be guessed from columns.
+from the usage in each stored record, by the same catalog that prices live traffic; it gets the stored request as well
+(speech is priced by its characters, pictures by their size). A row changes only where there is a new price. What has
+no price now keeps the one it had; what the provider billed stays as billed; a row whose record is gone is counted, for
+a price can not be guessed from columns.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -17,7 +19,7 @@ from streamfold.store.log_store import LogStore
 from streamfold.store.query import LogQuery, walk
 from streamfold.store.row import LogRow
 from streamfold.stream import Catalog
-from streamfold.types import AccumulatedData, Cost
+from streamfold.types import JSON, AccumulatedData, Cost
 
 __all__ = ["Repriced", "reprice"]
 
@@ -70,7 +72,7 @@ def _priced(row: LogRow, catalog: Catalog, billed_too: bool, done: Repriced, rea
     if data is None:
         done.without_record += 1
         return None
-    cost, reason = catalog.cost_of(msgspec.structs.replace(data, cost=None, cost_reason=None))
+    cost, reason = catalog.cost_of(msgspec.structs.replace(data, cost=None, cost_reason=None), _request(row))
     if cost is None:
         done.unpriceable += 1
         reasons[reason or "no reason given"] += 1
@@ -95,8 +97,32 @@ def _priced(row: LogRow, catalog: Catalog, billed_too: bool, done: Repriced, rea
 
 
 def _record(row: LogRow) -> AccumulatedData | None:
+    """The stored record, those of the logging plugin too, in which binary may be a digest; None if it is unreadable."""
     try:
         return msgspec.json.decode(row.record or "", type=AccumulatedData)
+    except msgspec.ValidationError:
+        with suppress(msgspec.ValidationError):
+            return msgspec.convert(_without_digests(msgspec.json.decode(row.record or "")), AccumulatedData)
+    except msgspec.DecodeError:
+        pass
+    return None
+
+
+def _without_digests(value: Any) -> Any:
+    """A record with some base64 in the place of each digest: nothing is priced by the bytes themselves."""
+    if isinstance(value, list):
+        return [_without_digests(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if {"size", "sha256"} <= value.keys() <= {"size", "sha256", "media_type"}:
+        return "AAAA"
+    return {name: _without_digests(each) for name, each in value.items()}
+
+
+def _request(row: LogRow) -> JSON | None:
+    """The stored request, if it is a JSON object."""
+    try:
+        return msgspec.json.decode(row.request or "", type=JSON)
     except msgspec.DecodeError:
         return None
 

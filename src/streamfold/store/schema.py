@@ -33,6 +33,7 @@ request_log = Table(
     *(_column(name, annotation) for name, annotation in typing.get_type_hints(LogRow).items()),
     Index("request_log_created", "created"),
     Index("request_log_status", "status", "created"),
+    Index("request_log_ended", "ended"),
 )
 
 LIGHT_COLUMNS: Final = [column for column in request_log.columns if column.name not in HEAVY]

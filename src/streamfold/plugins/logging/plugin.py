@@ -96,6 +96,16 @@ class LoggingPlugin(Plugin):
         if not (_is_large(ctx) and self._upkeep.later(partial(self._ended, ctx, processed), MAX_LARGE)):
             self._ended(ctx, processed)
 
+    def look(self, ctx: RequestContext) -> LogRow | None:
+        """The row of a request under way as it would be stored now, content rules and all; None if it has none.
+
+        It is for showing: nothing is stored. May be called from any thread.
+        """
+        flight, snapshot = ctx.state.get(self._key), ctx.snapshot
+        if not isinstance(flight, Flight) or flight.done or snapshot is None:
+            return None
+        return self._maker.checkpoint(ctx, flight.asked, snapshot(), self.store.instance, flight.revision)
+
     def flush(self, timeout: float = CLOSE_SECONDS) -> bool:
         """Waits until everything is in the database. Returns whether it was in time."""
         until = time.monotonic() + timeout

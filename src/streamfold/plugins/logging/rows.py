@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from operator import sub
 from typing import Any, Final
 
 import msgspec
@@ -377,14 +378,16 @@ def arrivals_text(arrivals: Sequence[int] | None) -> str | None:
         return None
     kept: Sequence[int] = arrivals
     if len(arrivals) > ARRIVALS:
-        gaps = sorted(range(1, len(arrivals)), key=lambda at: arrivals[at - 1] - arrivals[at])
+        gaps = list(map(sub, arrivals[1:], arrivals))
         places = {0, len(arrivals) - 1}
-        for at in gaps:
+        for at in sorted(range(len(gaps)), key=gaps.__getitem__, reverse=True):
             if len(places) > ARRIVALS - 2:
                 break
-            places |= {at - 1, at}
+            places.add(at)
+            places.add(at + 1)
         kept = [arrivals[at] for at in sorted(places)]
-    return encoded([round(at / 1e6, 1) for at in kept])
+    # Whole numbers are rounded, for this is done for every chunk of every stream, and `round` takes five times as long.
+    return encoded([(at + 50_000) // 100_000 / 10 for at in kept])
 
 
 def _decoded(body: bytes) -> Any:

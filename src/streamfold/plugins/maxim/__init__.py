@@ -74,9 +74,11 @@ class MaximConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_key_env: str = "MAXIM_API_KEY"
     """The environment variable that holds the key."""
     base_url: str = "https://app.getmaxim.ai"
+    """Where Maxim is."""
     content: bool = True
     """False: no texts, only names, metrics, usage and cost. A request can only ask for less."""
     flush_interval_s: float = 1.0
+    """How long requests are gathered before they are sent."""
     timeout_s: float = 10.0
     """For one exchange with Maxim."""
     close_timeout_s: float = 3.0
@@ -90,6 +92,11 @@ class MaximPlugin(Plugin):
 
     name = "maxim"
     Config: ClassVar[type[msgspec.Struct] | None] = MaximConfig
+
+    @staticmethod
+    def check(config: MaximConfig) -> None:
+        """Raises `UsageError` for settings that cannot be, or a key that is not there."""
+        _checked(config)
 
     def __init__(self, config: MaximConfig | None = None) -> None:
         config = config or MaximConfig()

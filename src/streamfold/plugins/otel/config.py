@@ -35,8 +35,11 @@ class OtelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     headers: dict[str, str] = {}
     """Headers for the collector. A value `env.NAME` is read from the environment variable NAME."""
     service_name: str | None = None
+    """What spans and metrics call this service; by default what OpenTelemetry's own variables say."""
     profile: Literal["released", "main"] = "released"
+    """The names of attributes: of the released conventions, or of their main branch."""
     metrics: bool = True
+    """Whether metrics are sent besides spans."""
     chunk_metrics: bool = False
     """Whether to record the time of each chunk. Off, because the SDK takes about 20 µs for each record."""
     capture_content: Capture | None = None
@@ -44,13 +47,17 @@ class OtelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     max_content_bytes: int = 32 * 1024
     """The limit for each content attribute."""
     openinference: bool = False
+    """Whether spans carry OpenInference's attributes as well."""
     compression: Literal["gzip", "none"] = "gzip"
+    """How what is sent is compressed."""
     timeout_s: float = 10.0
     """For one export, retries included."""
     max_waiting_spans: int = 2048
     """Spans that may wait for a slow collector; what comes beyond is dropped and counted."""
     export_interval_s: float = 5.0
+    """How long spans are gathered before they are sent."""
     metric_interval_s: float = 60.0
+    """How often metrics are sent."""
     shutdown_s: float = 4.0
     """How long `close` waits for what is still to be sent."""
 

@@ -52,6 +52,7 @@ class OtelPlugin(Plugin):
     Config = OtelConfig
     inline: ClassVar[bool] = True  # the pre hook must see the caller's own context
     inline_response: ClassVar[bool] = False
+    check = staticmethod(check)
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class PrometheusConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_series: int = 1000
     """Distinct combinations of label values of one metric; later ones are counted as `other`."""
     duration_buckets: tuple[float, ...] = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
+    """The upper bounds of the histogram of durations."""
     first_token_buckets: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 60)
     """Also those of the time to the first chunk."""
     gap_buckets: tuple[float, ...] = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.5, 5, 15)
@@ -68,6 +69,11 @@ class PrometheusPlugin(Plugin):
     Config: ClassVar[type[msgspec.Struct] | None] = PrometheusConfig
     inline = True
     inline_response = True
+
+    @staticmethod
+    def check(config: PrometheusConfig) -> None:
+        """Raises `UsageError` for settings that cannot be."""
+        _check(config)
 
     def __init__(self, config: PrometheusConfig | None = None) -> None:
         config = config or PrometheusConfig()
