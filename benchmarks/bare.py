@@ -40,7 +40,7 @@ class Bare:
 
 
 async def main() -> None:
-    client = AiohttpClient(connect_timeout=10)
+    client = AiohttpClient()
     config = uvicorn.Config(
         Bare(sys.argv[2], client),
         port=int(sys.argv[1]),

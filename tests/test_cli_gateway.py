@@ -112,7 +112,7 @@ def test_demo_once(tmp_path: Path) -> None:
     assert told["gemini, JSON array"] == ["gemini", "yes", "success"]
     assert told["the upstream breaks off"] == ["openai-chat", "yes", "truncated"]
     assert told["the client leaves"] == ["openai-chat", "yes", "cancelled"]
-    assert told["an error"] == ["-", "no", "error"]
+    assert told["an error"] == ["passthrough", "no", "error"]
     assert done.stderr == ""
     assert not list(tmp_path.iterdir())
 

@@ -321,6 +321,10 @@ class Attempt:
         witness.piece(body, time.monotonic_ns())
         self.conclude(None, short.error)
         await self._out.reply(status, body, kind)
+        if self._pipeline.watches_chunks:
+            # Those that had seen the request are told that it is over, so that they can clean up.
+            witness.ctx.stream_end = True
+            await self._pipeline.chunk(witness.ctx, None, short.error)
 
 
 def _timeout(which: str, message: str) -> Failure:
