@@ -1,6 +1,6 @@
 """Makes a failure of a skip for want of something that must be there: in CI, the servers that CI installs.
 
-`STREAMFOLD_REQUIRE` names them, such as "PostgreSQL chdb"; a test that is skipped with a reason that begins with one of
+`TESTS_REQUIRE` names them, such as "PostgreSQL chdb"; a test that is skipped with a reason that begins with one of
 them fails. On a developer's machine it is not set, and `pytest -rs` lists what was skipped and why.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Generator
 
 import pytest
 
-REQUIRED = tuple(os.environ.get("STREAMFOLD_REQUIRE", "").split())
+REQUIRED = tuple(os.environ.get("TESTS_REQUIRE", "").split())
 
 
 @pytest.hookimpl(wrapper=True)
@@ -22,5 +22,5 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         reason = report.longrepr[2].removeprefix("Skipped: ")
         if REQUIRED and reason.startswith(REQUIRED):
             report.outcome = "failed"
-            report.longrepr = f"skipped, but STREAMFOLD_REQUIRE asks for it: {reason}"
+            report.longrepr = f"skipped, but TESTS_REQUIRE asks for it: {reason}"
     return report

@@ -42,7 +42,7 @@ async def serving(directory: Path, *arguments: str) -> AsyncGenerator[tuple[asyn
         async with asyncio.timeout(60):
             line = (await process.stderr.readline()).decode()
         found = re.search(r"http://\S+:\d+", line)
-        assert found is not None, line + (await process.stderr.read()).decode()
+        assert found is not None, line
         yield process, found[0]
     finally:
         if process.returncode is None:

@@ -29,11 +29,11 @@ def test_a_skip_is_told_or_fails(tmp_path: Path, required: str, code: int) -> No
     """A skip names its reason at the end of the run; for want of what is required it makes the run fail."""
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "test_it.py").write_text(TESTS)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "STREAMFOLD_REQUIRE": required}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "TESTS_REQUIRE": required}
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "required", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
 
     assert done.returncode == code, done.stdout
     assert "root may write everywhere" in done.stdout
     assert "PostgreSQL is not installed" in done.stdout
-    assert ("skipped, but STREAMFOLD_REQUIRE asks for it" in done.stdout) == (code == 1)
+    assert ("skipped, but TESTS_REQUIRE asks for it" in done.stdout) == (code == 1)
