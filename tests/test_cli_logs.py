@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,15 @@ async def test_tail(directory: Path, as_json: bool) -> None:
     """`tail` prints what begins and what ends from now on, and Ctrl-C ends it with 0."""
     command = ["-m", "streamfold", "logs", "tail", "--interval", "0.05", *(["--json"] if as_json else [])]
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(sys.executable, *command, cwd=directory, stdout=pipe, stderr=pipe)
+    # A shell's background jobs ignore the signal, and would hand that down.
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        cwd=directory,
+        stdout=pipe,
+        stderr=pipe,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     assert process.stderr is not None
     now = datetime.now(UTC)

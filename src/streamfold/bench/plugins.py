@@ -226,11 +226,22 @@ def _setting() -> Iterator[_Setting]:
         del os.environ[KEY]
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without our log while it runs, and as it was afterwards."""
+    ours = logging.getLogger("streamfold")
+    before = ours.level
+    ours.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        ours.setLevel(before)
+
+
 def plugins(load: PluginLoad) -> list[Row]:
     """The rows: none against all, per chunk and per request. Figures are medians of what each round says."""
-    logging.getLogger("streamfold").setLevel(logging.CRITICAL)
     few = load._replace(streams=max(1, load.streams // 10))
-    with _setting() as setting, quiet():
+    with _silent(), _setting() as setting, quiet():
 
         def a_round() -> tuple[_Costs, _Costs, _Costs, _Costs]:
             none, loaded = setting.costs(load, []), setting.costs(load, setting.plugins())
