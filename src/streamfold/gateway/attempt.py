@@ -319,12 +319,13 @@ class Attempt:
         kind = b"text/event-stream" if body.startswith((b"data:", b"event:", b":")) else b"application/json"
         witness.answered(status, [(b"content-type", kind)])
         witness.piece(body, time.monotonic_ns())
-        self.conclude(None, short.error)
-        await self._out.reply(status, body, kind)
         if self._pipeline.watches_chunks:
-            # Those that had seen the request are told that it is over, so that they can clean up.
+            # Those that had seen the request are told that it is over, so that they can clean up. Before the client is
+            # told: a client that leaves with its answer, or a gateway that stops then, would end this task first.
             witness.ctx.stream_end = True
             await self._pipeline.chunk(witness.ctx, None, short.error)
+        self.conclude(None, short.error)
+        await self._out.reply(status, body, kind)
 
 
 def _timeout(which: str, message: str) -> Failure:
