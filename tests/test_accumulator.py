@@ -316,3 +316,42 @@ def test_bad_limits_are_told():
     """A limit that cannot be is refused at once."""
     with pytest.raises(UsageError, match="idle_ttl"):
         streamfold.Accumulator(idle_ttl=0)
+
+
+USAGE = {**chunk(), "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}}
+
+
+@pytest.mark.parametrize(
+    ("before", "last"),
+    [([0, 1, 2], 0), ([0, 1, 2], 1), ([0, 2, 1], 0), ([0, 0, 1, 1, 2], 0)],
+)
+def test_a_last_chunk_with_a_number_in_use_counts(before, last):
+    """The chunk flagged as the last is folded even if the gateway numbers it anew; it is not lost as a repeat."""
+    acc = Accumulator()
+    open_stream(acc)
+    for index in before:
+        acc.process_streaming_response(StreamContext(request_id="r1", chunk_index=index), CHUNKS[index])
+    final = acc.process_streaming_response(StreamContext(request_id="r1", chunk_index=last, stream_end=True), USAGE)
+    assert (final.data.status, final.data.output_message.content) == ("success", "Hello")
+    assert final.data.token_usage.total_tokens == 3
+    assert final.data.integrity.missing == []
+
+
+def test_times_are_those_of_arrival():
+    """A chunk that had to wait for an earlier one counts from when it came, in every figure."""
+    clock = Clock()
+    acc = Accumulator(clock=clock)
+    open_stream(acc)
+    times = {}
+    for seconds, index in ((0.1, 1), (0.4, 0), (1.0, 2)):
+        clock.go(seconds)
+        times[index] = clock.now
+        ctx = StreamContext(request_id="r1", chunk_index=index, stream_end=index == 2)
+        final = acc.process_streaming_response(
+            ctx, {**CHUNKS[index], **({"usage": USAGE["usage"]} if index == 2 else {})}
+        )
+    data = final.data
+    assert data.output_message.content == "Hello"
+    assert (data.latency_ms, data.time_to_first_chunk_ms) == pytest.approx((1500, 100))
+    assert (data.time_to_first_token_ms, data.time_to_first_content_ms) == pytest.approx((100, 100))
+    assert (data.max_gap_ms, data.time_per_output_token_ms) == pytest.approx((1000, 400))

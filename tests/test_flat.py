@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from streamfold.wire.flat import Holes, flat
+from streamfold.wire.flat import Holes, flat, shared_flat
 
 HOLES = Holes("delta", "sequence_number", ("obfuscation",))
 
@@ -64,3 +64,26 @@ def test_values_that_no_type_is_narrow_enough_for_are_left_alone():
     assert flat(wide, {**EVENT, "logprobs": 1.5}, HOLES) is None
     huge = body(logprobs=str(2**70))
     assert flat(huge, {**EVENT, "logprobs": msgspec.json.decode(str(2**70))}, HOLES) is None
+
+
+@pytest.mark.parametrize("key", ["text", "number", "field1", "class", "a b"])
+def test_a_field_of_any_name_is_held_to_its_value(key):
+    """Constant fields may have the names that the reader uses itself, or such as no struct can have."""
+    between = b'","%s":3,"sequence_number":' % key.encode()
+    event = {"delta": "a", key: 3, "sequence_number": 1}
+    reader = flat(b"a" + between + b"1", event, Holes("delta", "sequence_number", ()))
+    assert reader.read([b"b" + between + b"2", b"c" + between + b"3"], 2) == b"bc"
+    assert reader.read([b"b" + between.replace(b":3", b":4") + b"2"], 2) is None
+
+
+def test_frames_that_differ_only_outside_their_bodies_share_a_reader():
+    """One reader serves all streams whose holes have the same bytes between them, and no others."""
+    kinds, between = (0, 1, 2), (b'","logprobs":[],"obfuscation":"', b'","sequence_number":')
+    reader = shared_flat(kinds, between, body(), EVENT, HOLES)
+    assert reader is shared_flat(
+        kinds, between, body('"you"', 9), {**EVENT, "delta": "you", "sequence_number": 9}, HOLES
+    )
+    null = body(logprobs="null"), {**EVENT, "logprobs": None}
+    other = shared_flat(kinds, (b'","logprobs":null,"obfuscation":"', between[1]), *null, HOLES)
+    assert other is not reader
+    assert other.read([body(logprobs="null")], 7) == b"Hi"

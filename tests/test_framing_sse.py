@@ -17,6 +17,28 @@ from streamfold.framing import SSE, sse
 BIG = 1 << 30
 
 
+CUTTABLE = [
+    b"data: 1\n\n",
+    b'data: {"a": "data: "}\n\n',
+    b"event: x\ndata: 2\n\n",
+    b"event: data: \ndata: 3\n\n",
+    b"event:\ndata: 3\n\n",
+    b"data:4\n\n",
+    b"data:  5\n\n",
+    b"data: 6\ndata: 7\n\n",
+    b"data: \n\n",
+    b"data:\n\n",
+    b": data: 8\n\n",
+    b"id: 1\ndata: 9\n\n",
+    b'{"error": "data: "}\n\n',
+    b'error: {"data: ": 1}\n\n',
+    b"<html> data: 1\n\n",
+    b"\n",
+    b"\n\n",
+]
+"""Blocks of all shapes, usual and not."""
+
+
 def answer(parts: Iterable[bytes], limit: int = BIG) -> dict[str, Any]:
     """Everything that a framer says about a body fed in these parts; names as a list with an entry per frame."""
     framer = SSE(max_frame_bytes=limit)
@@ -46,7 +68,7 @@ def bytewise(body: bytes) -> list[bytes]:
 
 
 def oracle(body: bytes, limit: int = BIG) -> dict[str, Any]:
-    """The specification, line by line and without any haste, with our three declared differences."""
+    """The specification, line by line and without any haste, with our five declared differences."""
     text = body.removeprefix(b"\xef\xbb\xbf")
     lines: list[bytes] = []
     line = bytearray()
@@ -83,6 +105,10 @@ def dispatch(event: list[bytes], limit: int, said: dict[str, Any]) -> None:
         said["malformed"] += 1
         said["dropped"] += size
         return
+    if event and event[0].startswith(b"{"):
+        said["payloads"].append(b"\n".join(event))
+        said["names"].append(None)
+        return
     data = None
     name = b""
     for line in event:
@@ -92,6 +118,8 @@ def dispatch(event: list[bytes], limit: int, said: dict[str, Any]) -> None:
             data = value if data is None else data + b"\n" + value
         elif field == b"event":
             name = value
+        elif field == b"error" and value.startswith(b"{"):
+            data, name = value, b"error"
         elif line[:1] == b":" or field in (b"id", b"retry"):
             pass
         elif not (colon and field[:1].isalpha() and field.replace(b"-", b"").replace(b"_", b"").isalnum()):
@@ -138,6 +166,15 @@ CASES: list[tuple[str, bytes, list[bytes], list[str | None], set[str], int]] = [
     ("an unfinished comment is nothing", b"data: 1\n\n: keep-al", [b"1"], [None], set(), 0),
     ("an unfinished name is nothing", b"data: 1\n\nevent: x\nid: 4", [b"1"], [None], set(), 0),
     ("unknown fields are ignored", b"x-foo_1: 1\ndata: 1\nfoo:\n\n", [b"1"], [None], set(), 0),
+    (
+        "a field of its own for errors",
+        b'error: {"code":500}\n\ndata: 1\n\n',
+        [b'{"code":500}', b"1"],
+        ["error", None],
+        set(),
+        0,
+    ),
+    ("such a field without an object is unknown", b"error: no\ndata: 1\n\n", [b"1"], [None], set(), 0),
     ("what is no field is junk", b'<html>\n{"error": 1}\n\ndata: 1\n dat: 2\n\n', [b"1"], [None], {"junk_line"}, 25),
     ("[DONE] is a payload", b"data: {}\n\ndata: [DONE]\n\n", [b"{}", b"[DONE]"], [None] * 2, set(), 0),
     (
@@ -349,3 +386,33 @@ def test_memory_stays_within_the_limit() -> None:
 
     assert framer.feed(b"\n\ndata: 1\n\n") == ([b"1"], None)
     assert (1, 9900, {"oversized_event"}) == (framer.malformed, framer.dropped_bytes, framer.anomalies)
+
+
+def test_an_object_without_framing():
+    """A JSON object that somebody wrote between the events without `data:` is handed on: it mostly is an error."""
+    error = b'{\n  "error": {"message": "gone"}\n}'
+    said = answer([b"data: {}\n\n" + error + b"\n\ndata: {}\n\n"])
+    assert said["payloads"] == [b"{}", error, b"{}"]
+    assert not said["anomalies"]
+
+
+@given(st.lists(st.sampled_from(CUTTABLE), max_size=8).map(b"".join))
+def test_events_cut_one_by_one_are_those_of_a_feed(body: bytes) -> None:
+    """What `cut` takes off a text is what `feed` would have handed on, and it leaves alone what it is not sure of."""
+    framer = SSE()
+    framer.feed(b": hello\n\n")
+    payloads: list[bytes] = []
+    names: list[str | None] = []
+    at = 0
+    while (event := framer.cut(body, at)) is not None:
+        at, payload, name = event
+        payloads.append(payload)
+        names.append(name)
+        assert body[:at].endswith(framer.head + payload + b"\n\n")
+    rest, rest_names = framer.feed(body[at:])
+    more, more_names = framer.close()
+    said = payloads + rest + more
+    said_names = names + (rest_names or [None] * len(rest)) + (more_names or [None] * len(more))
+    whole = answer([body])
+    assert said == whole["payloads"]
+    assert said_names == (whole["names"] or [None] * len(said))

@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 
 from streamfold.growth import Text
 from streamfold.stream import StreamAccumulator
+from streamfold.wire.anthropic_messages import AnthropicMessages
 from streamfold.wire.openai_chat import OpenAIChat
+from streamfold.wire.openai_responses import OpenAIResponses
 from streamfold.wire.repeat import cut
+from streamfold.wire.surrogates import without_surrogates
 
 PATH = ("choices", 0, "delta", "content")
 
@@ -391,3 +394,168 @@ def test_one_event_per_read_equals_the_whole(other, padded):
     assert first.response == second.response
     assert first.integrity == second.integrity
     assert first.chunks == second.chunks
+
+
+def test_a_long_event_between_runs():
+    """An event much longer than a window, amid runs and in one read with them, is folded like any other."""
+    payloads = [frame(f"w{number} ") for number in range(300)]
+    payloads.insert(150, frame("x" * 200_000, late=1))
+    payloads.append(frame("y" * 100_000))
+    body = b"".join(b"data: " + payload + b"\n\n" for payload in payloads)
+    for size in (len(body), 65536, 4096, 700):
+        stream = StreamAccumulator("openai-chat")
+        for at in range(0, len(body), size):
+            stream.feed(body[at : at + size])
+        data = stream.finish().data
+        said = "".join(json.loads(payload)["choices"][0]["delta"]["content"] for payload in payloads)
+        assert data.response["choices"][0]["message"]["content"] == said
+        assert data.chunks == len(payloads)
+
+
+def test_a_read_without_any_end_of_an_event():
+    """A read of many bytes in which no event ends is held, however much of it there is."""
+    stream = StreamAccumulator("openai-chat")
+    stream.feed(b"data: " + frame("a") + b"\n\n")
+    stream.feed(b"data: " + frame("b" * 60_000)[:50_000])
+    stream.feed(frame("b" * 60_000)[50_000:] + b"\n\n")
+    assert stream.finish().data.response["choices"][0]["message"]["content"] == "a" + "b" * 60_000
+
+
+def test_holes_that_are_proved_together_are_proved_rightly():
+    """Where a key stands elsewhere first, each hole is sought for itself, and the frame is cut at the right ones."""
+    decoy = {"note": {"sequence_number": 4, "obfuscation": "no", "content": "no"}}
+    first, second = (
+        json.dumps({**decoy, **json.loads(frame(text, obfuscation=pad, sequence_number=number))}).encode()
+        for text, pad, number in (("a", "x1", 4), ("b", "y22", 5))
+    )
+    repeat, cell = pattern(first)
+    assert run(repeat, second.replace(b'"no"', b'"na"')) == 0
+    assert run(repeat, second) == 1
+    assert cell.value() == "b"
+
+
+DELTA = '{"type":"content_block_delta","index":%s,"delta":{"type":"%s","%s":%s}%s}'
+FIELDS = {
+    "text_delta": "text",
+    "thinking_delta": "thinking",
+    "signature_delta": "signature",
+    "input_json_delta": "partial_json",
+}
+STARTS = [
+    {"type": "text", "text": ""},
+    {"type": "thinking", "thinking": "", "signature": ""},
+    {"type": "tool_use", "id": "t", "name": "f", "input": {}},
+    {"type": "server_tool_use", "id": "s", "name": "g", "input": {}},
+]
+
+
+@st.composite
+def messages(draw):
+    """Anthropic payloads: runs of deltas spelled the usual way or nearly so, with blocks that fit them or do not."""
+    payloads = [b'{"type":"message_start","message":{"id":"m","type":"message","role":"assistant","content":[]}}']
+    for _ in range(draw(st.integers(1, 6))):
+        index = draw(st.integers(0, 2))
+        if draw(st.integers(0, 3)):
+            start = {"type": "content_block_start", "index": index, "content_block": draw(st.sampled_from(STARTS))}
+            payloads.append(json.dumps(start, separators=(",", ":")).encode())
+        kind = draw(st.sampled_from(sorted(FIELDS)))
+        field = draw(st.sampled_from([FIELDS[kind]] * 4 + ["text", "partial_json"]))
+        at = draw(st.sampled_from([str(index)] * 6 + ["00", "1.0", "-1", "99999"]))
+        rest = draw(
+            st.sampled_from(
+                [""] * 4 + [" "] * 4 + ["\t", ',"index":1', ',"more":null', ',"delta":{"type":"text_delta"}']
+            )
+        )
+        for _ in range(draw(st.integers(1, 5) | st.integers(8, 30))):
+            text = json.dumps(draw(TEXTS), ensure_ascii=draw(st.booleans()))
+            if not draw(st.integers(0, 20)):
+                text = draw(st.sampled_from(["null", "7", '"a","text":"b"', '"\\ud83d"', '"\t"']))
+            rest = rest if rest.strip(" ") or not rest else " " * draw(st.integers(1, 9))
+            payloads.append((DELTA % (at, kind, field, text, rest)).encode("utf-8", "surrogatepass"))
+        if draw(st.booleans()):
+            payloads.append(b'{"type":"content_block_stop","index":%d}' % index)
+    return payloads
+
+
+@settings(max_examples=400, deadline=None)
+@given(messages(), st.data())
+def test_usual_deltas_equal_the_complete_way(payloads, data):
+    """Deltas of Anthropic's usual spelling, which are folded undecoded from the first, fold as if they were decoded."""
+    body = b"".join(b"event: content_block_delta\ndata: " + payload + b"\n\n" for payload in payloads)
+    quick, framed, slow = StreamAccumulator("anthropic-messages"), AnthropicMessages(), AnthropicMessages()
+    at = 0
+    while at < len(body):
+        size = data.draw(st.integers(1, 4000))
+        quick.feed(body[at : at + size])
+        at += size
+    framed.add_all(payloads, None)
+    for payload in payloads:
+        try:
+            event = json.loads(payload)
+        except ValueError:
+            slow.add(payload)
+        else:
+            slow.add_decoded(event)
+    record = quick.snapshot()
+    assert record.response == without_surrogates(slow.response())
+    assert framed.response() == slow.response()
+    assert (record.chunks, framed.chunks) == (slow.chunks, slow.chunks)
+    assert framed.anomalies == slow.anomalies
+    assert record.integrity.anomalies == slow.anomalies
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(TEXTS, min_size=1, max_size=60), st.data())
+def test_numbered_events_equal_the_complete_way(texts, data):
+    """Deltas of the Responses API in reads of any size: gaps, repeats and odd padding are noted as one by one."""
+    order = data.draw(
+        st.permutations(["item_id", "output_index", "delta", "logprobs", "obfuscation", "sequence_number"])
+    )
+    number, events = 0, []
+    for text in texts:
+        number += data.draw(st.sampled_from([1] * 20 + [0, 2]))
+        pad = data.draw(st.sampled_from(["a1", "b2c"] * 8 + ["x y", '"', ""]))
+        said = {"item_id": "i", "output_index": 0, "delta": text, "logprobs": [], "obfuscation": pad}
+        said = {
+            "type": "response.output_text.delta",
+            **{key: {**said, "sequence_number": number}[key] for key in order},
+        }
+        if not data.draw(st.integers(0, 30)):
+            said["logprobs"] = [{"token": text, "logprob": -0.5}]
+        events.append(said)
+    payloads = [json.dumps(event, separators=(",", ":")).encode() for event in events]
+    body = b"".join(b"event: response.output_text.delta\ndata: " + payload + b"\n\n" for payload in payloads)
+    quick, framed, slow = StreamAccumulator("openai-responses"), OpenAIResponses(), OpenAIResponses()
+    at = 0
+    while at < len(body):
+        size = data.draw(st.integers(1, 6000))
+        quick.feed(body[at : at + size])
+        at += size
+    framed.add_all(payloads, None)
+    for event in events:
+        slow.add_decoded(event)
+    record = quick.snapshot()
+    assert record.response == framed.response() == slow.response()
+    assert (record.chunks, framed.chunks) == (slow.chunks, slow.chunks)
+    assert set(record.integrity.anomalies) == set(framed.anomalies) == set(slow.anomalies)
+
+
+@pytest.mark.parametrize("padded", [1, 9])
+def test_usual_deltas_are_never_decoded(padded):
+    """In an Anthropic stream no delta is decoded, not even the first of a block, be they padded with spaces or not."""
+
+    class Decoding(AnthropicMessages):
+        decoded = 0
+
+        def add_event(self, event, name=None):
+            self.decoded += event["type"] == "content_block_delta"
+            return super().add_event(event, name)
+
+    fold = Decoding()
+    for index, start in enumerate(STARTS[:3]):
+        kind = ("text_delta", "thinking_delta", "input_json_delta")[index]
+        opened = {"type": "content_block_start", "index": index, "content_block": start}
+        deltas = [(DELTA % (index, kind, FIELDS[kind], '"w"', " " * (at % padded))).encode() for at in range(50)]
+        fold.add_all([json.dumps(opened).encode(), *deltas], None)
+    assert fold.decoded == 0
+    assert fold.chunks == 153

@@ -455,9 +455,42 @@ def test_a_block_without_start_is_made_of_its_deltas(deltas: list[JSON], block: 
             ["delta_after_stop"],
         ),
         (
-            [opened(0, **TOOL), delta(0, "text_delta", text="Hi"), stopped(0)],
-            [{**TOOL, "text": "Hi"}],
+            [
+                opened(0, **TOOL),
+                delta(0, "input_json_delta", partial_json="{"),
+                delta(0, "text_delta", text="H"),
+                delta(0, "input_json_delta", partial_json="}"),
+                delta(0, "thinking_delta", thinking="Hm"),
+                delta(0, "text_delta", text="i"),
+                stopped(0),
+            ],
+            [TOOL, {"type": "text", "text": "Hi"}, {"type": "thinking", "thinking": "Hm"}],
             ["delta_mismatch"],
+        ),
+        (
+            [
+                opened(0, type="thinking", thinking="", signature=""),
+                delta(0, "thinking_delta", thinking="Hm"),
+                *[delta(0, "text_delta", text=t) for t in "Hello there"],
+                stopped(0),
+                *text(1, "Bye"),
+            ],
+            [
+                {"type": "thinking", "thinking": "Hm", "signature": ""},
+                {"type": "text", "text": "Hello there"},
+                {"type": "text", "text": "Bye"},
+            ],
+            ["delta_mismatch"],
+        ),
+        (
+            [
+                opened(0, **TOOL),
+                delta(0, "signature_delta", signature="Eq"),
+                delta(0, "input_json_delta", partial_json="{}"),
+                stopped(0),
+            ],
+            [{**TOOL, "signature": "Eq"}],
+            [],
         ),
         (
             [opened(0, type="poem", verse=""), *[delta(0, "verse_delta", verse=v, meter=4) for v in ("a", "b")]],
@@ -472,7 +505,17 @@ def test_a_block_without_start_is_made_of_its_deltas(deltas: list[JSON], block: 
         ),
         ([stopped(3)], [], ["missing_block_start"]),
     ],
-    ids=["reused index", "repeated start", "after stop", "wrong block", "unknown delta", "no index", "stop only"],
+    ids=[
+        "reused index",
+        "repeated start",
+        "after stop",
+        "wrong block",
+        "text in thinking",
+        "signed call",
+        "unknown delta",
+        "no index",
+        "stop only",
+    ],
 )
 def test_odd_blocks_lose_nothing(events: list[JSON], content: list[JSON], anomalies: list[str]) -> None:
     """What breaks the order of blocks is kept as far as it can be read, and flagged."""

@@ -746,3 +746,16 @@ def test_any_response_can_be_viewed(response):
     """The view reads any object without raising."""
     if isinstance(response, dict):
         BedrockConverse.view({"output": response, **response}, AccumulatedData())
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"), [(b"Too many tokens", "Too many tokens"), (b"", None), (b"{broken", "{broken")]
+)
+def test_exception_in_plain_words(payload, message):
+    """An exception whose payload is no JSON, or nothing at all, is still that exception."""
+    headers = {":message-type": "exception", ":exception-type": "throttlingException"}
+    done = streamfold.fold(frames([start(), delta(0, text="Hi")]) + encode(payload, headers), format="bedrock-converse")
+    assert (done.data.status, done.data.output_message.content) == ("error", "Hi")
+    assert (done.data.error_details.code, done.data.error_details.message) == ("throttlingException", message)
+    assert (done.data.error_details.status_code, done.data.error_details.retryable) == (429, True)
+    assert done.data.integrity.malformed == 0

@@ -445,3 +445,30 @@ def test_any_json_is_survived(events):
 def test_any_response_can_be_viewed(response):
     """The view reads any object without raising."""
     BedrockInvoke.view(response, AccumulatedData())
+
+
+def test_exception_in_plain_words():
+    """An exception whose payload is no JSON is still that exception."""
+    headers = {":message-type": "exception", ":exception-type": "modelTimeoutException"}
+    body = frames([{"generation": "Hi", "stop_reason": None}]) + encode(b"gone", headers)
+    data = streamfold.fold(body, format="bedrock-invoke").data
+    assert (data.status, data.output_message.content) == ("error", "Hi")
+    assert (data.error_details.code, data.error_details.message) == ("modelTimeoutException", "gone")
+
+
+def test_cohere_end_completes_what_streamed():
+    """Where Cohere's last chunk has the whole response, what was not streamed is taken from it, and the text stays."""
+    whole = {"id": "g", "text": " Hey", "finish_reason": "MAX_TOKENS"}
+    data = done_of(
+        [
+            {"text": " He", "is_finished": False},
+            {"text": "y", "is_finished": False},
+            {
+                "is_finished": True,
+                "finish_reason": "MAX_TOKENS",
+                "response": {"id": "r", "prompt": "p", "generations": [whole]},
+            },
+        ]
+    )
+    assert data.response == {"id": "r", "prompt": "p", "generations": [whole]}
+    assert (data.response_id, data.finish_reason) == ("r", "length")

@@ -431,3 +431,16 @@ def test_nothing_is_raised(events, full):
     if response is not None:
         viewed(response)
     assert "accumulator_error" not in fold.anomalies
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": "a"}}}},
+        {"type": "tool-plan-delta", "delta": {"message": {"tool_plan": "I"}}},
+        {"type": "message-end", "delta": {"finish_reason": "ERROR", "error": "boom"}},
+    ],
+)
+def test_recognised_without_its_beginning(event):
+    """A stream whose first event was lost is still known for what it is."""
+    assert streamfold.fold(b"data: " + msgspec.json.encode(event) + b"\n\n").data.format == "cohere"

@@ -501,6 +501,41 @@ def test_identity_is_said_once():
     assert fold.anomalies == ["id_changed", "model_changed"]
 
 
+@pytest.mark.parametrize(
+    ("events", "told", "status"),
+    [
+        ([chunk(text("a")), chunk(text("b"), finish="STOP")], "cancelled", "success"),
+        ([chunk(text("a")), chunk(text("b"), finish="STOP")], "truncated", "success"),
+        ([chunk(text("a")), chunk(text("b"), finish="STOP")], "error", "error"),
+        ([chunk(text("a")), chunk(text("b"))], "cancelled", "cancelled"),
+        ([chunk(text("a"), finish="STOP"), chunk(text("b"), finish="STOP")], "cancelled", "cancelled"),
+        ([chunk(finish="STOP"), chunk(text("a")), chunk(text("b"))], "cancelled", "cancelled"),
+        ([chunk(text("a"), finish="STOP"), {"candidates": [{"index": 1}]}], "timeout", "timeout"),
+        ([{"promptFeedback": {"blockReason": "SAFETY"}}], "cancelled", "success"),
+    ],
+)
+def test_what_the_transport_saw_counts_before_the_finish_reason_only(events, told, status):
+    """The finish reason is this protocol's end, unless content went on after it, as with the first models."""
+    stream = streamfold.StreamAccumulator("gemini")
+    for event in events:
+        stream.add(event)
+    assert stream.finish(told).data.status == status
+
+
+def test_whole_call_said_again_under_its_id():
+    """A call that a later chunk repeats under its id is one call, with all that was said; without ids they are two."""
+    first = {**call(id="1", name="f", args={"a": 1}), "thoughtSignature": "UzE="}
+    again = call(id="1", name="f", args={"a": 1})
+    for events in ([first, again], [again, first]):
+        fold = folded(*(chunk(part) for part in events), chunk(finish="STOP"))
+        assert fold.response()["candidates"][0]["content"]["parts"] == [first]
+        assert fold.anomalies == ["function_call_after_end"]
+    other = call(id="1", name="f", args={"a": 2})
+    assert len(folded(chunk(again), chunk(other)).response()["candidates"][0]["content"]["parts"]) == 2
+    nameless = call(name="f", args={"a": 1})
+    assert len(folded(chunk(nameless), chunk(nameless)).response()["candidates"][0]["content"]["parts"]) == 2
+
+
 def test_unknown_fields_and_events_are_kept():
     """Fields nobody knows stay where they stood; bodies of another API are kept beside the response and flagged."""
     fold = folded({**chunk(text("a"), novel=1), "modelStatus": {"stage": "X"}}, *({"event_type": i} for i in range(70)))

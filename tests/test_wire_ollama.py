@@ -295,3 +295,19 @@ def test_nothing_is_raised(events, full):
     if response is not None:
         viewed(response)
     assert "accumulator_error" not in fold.anomalies
+
+
+def test_servers_that_copy_the_api():
+    """Lines without a time or a model are recognised, and OpenAI's word for the end is one here too."""
+    call = {"function": {"name": "f", "arguments": {"a": 1}}}
+    lines = [
+        {
+            "message": {"role": "assistant", "content": "", "tool_calls": [call]},
+            "done": False,
+            "done_reason": "tool_calls",
+        },
+        {"message": {}, "done": True, "done_reason": "tool_calls"},
+    ]
+    data = streamfold.fold(b"\n".join(msgspec.json.encode(line) for line in lines)).data
+    assert (data.format, data.status, data.finish_reason) == ("ollama", "success", "tool_calls")
+    assert data.tool_calls[0].function.arguments == '{"a":1}'

@@ -340,6 +340,31 @@ CALLS = [
         ],
         [("x", "f", "{}")],
     ),
+    (
+        "neither id nor other index, but whole",
+        [call(WHOLE, name="f", index=0), call('{"b":2}', name="f", index=0)],
+        [(None, "f", WHOLE), (None, "f", '{"b":2}')],
+    ),
+    (
+        "empty ids, one index, but whole",
+        [call(WHOLE, name="f", id="", index=0), call("{}", name="g", id="", index=0)],
+        [("", "f", WHOLE), ("", "g", "{}")],
+    ),
+    (
+        "name again inside an object",
+        [call('{"a":', name="f", index=0), call("{}", name="f", index=0), call("}", name="f", index=0)],
+        [(None, "f", '{"a":{}}')],
+    ),
+    (
+        "a new id with every fragment",
+        [call('{"a"', name="f", id="x", index=0), call(":1}", name="f", id="y", index=0)],
+        [("x", "f", WHOLE)],
+    ),
+    (
+        "another call with the same name",
+        [call("", name="f", id="x", index=0), call("", name="f", id="y", index=0), call(WHOLE, index=0)],
+        [("x", "f", ""), ("y", "f", WHOLE)],
+    ),
     ("arguments an object", [call({"a": 1}, name="f", id="x", index=0)], [("x", "f", WHOLE)]),
     ("arguments an empty object", [call({}, name="f", id="x", index=0)], [("x", "f", "{}")]),
     (
@@ -365,6 +390,34 @@ CALLS = [
 def test_what_names_a_call(chunks, wanted):
     """However a server names its calls, each call gets its own id, name and arguments."""
     assert calls(*chunks) == wanted
+
+
+DEEP = '{"a":{"b":"}{","c":[1,2]},"query":"x"}'
+
+RESENT = [
+    ("by character", [DEEP[:end] for end in range(1, len(DEEP) + 1)], DEEP, True),
+    ("by word, the last one twice", [DEEP[:9], DEEP[:20], DEEP, DEEP], DEEP, True),
+    ("fragments, and all of it at the end", [*DEEP[:-2], DEEP], DEEP, True),
+    ("fragments", list(DEEP), DEEP, False),
+    ("an object in an object", ['{"query":', '{"query":"x"}}'], '{"query":{"query":"x"}}', False),
+    ("braces in a string", ['{"a":"', "{", '{"b"', '"}'], '{"a":"{{"b""}', False),
+    ("the same twice", [WHOLE, WHOLE], WHOLE * 2, False),
+    ("no object", ["[1", "[1,2]"], "[1[1,2]", False),
+]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "wanted", "resent"), [each[1:] for each in RESENT], ids=[each[0] for each in RESENT]
+)
+def test_arguments_that_are_all_so_far(pieces, wanted, resent):
+    """Deltas that bring all the arguments so far replace them, where nothing else can be; also in equal frames."""
+    chunks = [call("", name="f", id="x", index=0), *[call(piece, index=0) for piece in pieces[:-1]]]
+    chunks.append(call(pieces[-1], index=0, id=None))
+    frames = OpenAIChat()
+    frames.add_all([msgspec.json.encode(chunk) for chunk in chunks], None)
+    for fold in (folded(*chunks), frames):
+        assert viewed(fold.response()).tool_calls[0].function.arguments == wanted
+        assert ("resent_arguments" in fold.anomalies) is resent
 
 
 def test_tool_calls_of_an_unstreamed_response_have_no_index():
@@ -466,6 +519,36 @@ MESSAGES = [
         [{"content": {"type": "text", "text": "a"}}],
         {"content": [{"type": "text", "text": "a"}]},
     ),
+    (
+        "Databricks' reasoning",
+        [
+            {
+                "content": [
+                    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Tide", "signature": ""}]}
+                ]
+            },
+            {"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "s?", "signature": ""}]}]},
+            {"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "", "signature": "Ux"}]}]},
+            {"content": [{"type": "text", "text": "Lo"}]},
+            {"content": [{"type": "text", "text": "w."}]},
+        ],
+        {
+            "content": [
+                {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Tides?", "signature": "Ux"}]},
+                {"type": "text", "text": "Low."},
+            ]
+        },
+    ),
+    (
+        "reasoning parts without a list",
+        [{"content": [{"type": "reasoning", "summary": "a"}]}, {"content": [{"type": "reasoning", "summary": "b"}]}],
+        {"content": [{"type": "reasoning", "summary": "a"}, {"type": "reasoning", "summary": "b"}]},
+    ),
+    (
+        "Snowflake's three copies",
+        [{"content": each, "content_list": [{"type": "text", "text": each}], "text": each} for each in ("An", "swer")],
+        {"content": "Answer", "content_list": [{"type": "text", "text": "Answer"}], "text": "Answer"},
+    ),
     ("an empty list is no part", [{"content": "a"}, {"content": []}], {"content": "a"}),
     (
         "details by type",
@@ -529,6 +612,9 @@ def test_reasoning_is_said_once():
         "reasoning_details": [{"type": "reasoning.text", "text": "Th"}, {"type": "reasoning.encrypted", "data": "x"}]
     }
     assert viewed({"choices": [{"message": details}]}).output_message.reasoning == "Th"
+    part = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Th"}]}
+    parts = viewed({"choices": [{"message": {"content": [part, {"type": "text", "text": "a"}]}}]}).output_message
+    assert (parts.reasoning, parts.content) == ("Th", "a")
 
 
 def test_logprobs():
@@ -542,6 +628,13 @@ def test_logprobs():
     ).response()
     assert response["choices"][0]["logprobs"] == {"content": [entry, entry], "refusal": [entry]}
     assert viewed(response).logprobs["refusal"] == [entry]
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "token_ids", "tokens", "token_logprobs"])
+def test_logprobs_of_other_servers(key):
+    """DeepSeek's logprobs of the reasoning, and Together's arrays, are appended too."""
+    response = folded(*[delta({"content": "a"}, logprobs={"content": None, key: [each]}) for each in (1, 2)]).response()
+    assert response["choices"][0]["logprobs"][key] == [1, 2]
 
 
 def test_message_in_the_place_of_deltas():
@@ -621,7 +714,9 @@ def test_finish_reasons(finishes, wanted):
         ("eos", "stop"),
         ("sensitive", "content_filter"),
         ("tool_use", "tool_calls"),
+        ("tool_call", "tool_calls"),
         ("error", None),
+        ("insufficient_system_resource", None),
         ("", None),
         (None, None),
     ],
@@ -693,6 +788,47 @@ def test_replays_are_told_from_ordinary_ends():
     assert folded(delta({"content": "ab"}), delta({"content": "ba"}, "stop")).anomalies == []
 
 
+def test_perplexity_concise():
+    """Perplexity's concise mode names its chunks after what they bring; its steps are joined, and its end is one."""
+
+    def chunk(kind, delta, finish=None, message=None, **top):
+        choice = {"index": 0, "finish_reason": finish, "message": message or {"content": ""}, "delta": delta}
+        return {"id": "p", "object": kind, "model": "sonar-pro", "choices": [choice], **top}
+
+    steps = [{"type": "web_search", "thought": "When is low tide?"}, {"type": "fetch_url_content", "thought": "Read."}]
+    chunks = [
+        chunk("chat.reasoning", {"role": "assistant", "content": "", "reasoning_steps": steps[:1]}),
+        chunk("chat.reasoning", {"content": "", "reasoning_steps": steps[1:]}),
+        chunk("chat.reasoning.done", {"content": ""}, message={"content": "", "reasoning_steps": steps}),
+        chunk("chat.completion.chunk", {"content": "At "}),
+        chunk("chat.completion.chunk", {"content": "six."}),
+        chunk("chat.completion.done", {"content": ""}, "stop", {"content": "At six.", "reasoning_steps": steps}),
+    ]
+    assert OpenAIChat.recognises(chunks[0], None)
+    assert not folded(*chunks[:-1]).ended
+    fold = folded(*chunks)
+    assert (fold.ended, fold.anomalies) == (True, [])
+    assert fold.response()["object"] == "chat.completion"
+    assert fold.response()["choices"][0] == {
+        "index": 0,
+        "message": {"content": "At six.", "role": "assistant", "reasoning_steps": steps},
+        "finish_reason": "stop",
+    }
+
+
+def test_moderation_comes_in_two():
+    """What was found in the input and what was found in the output stand side by side."""
+    told = [{"moderation": {side: {"type": "moderation_results", "results": []}}} for side in ("input", "output")]
+    assert folded(*told).response()["moderation"].keys() == {"input", "output"}
+
+
+def test_a_quoted_end_is_an_end():
+    """A proxy that encodes every payload encodes the end marker too."""
+    fold = folded(delta({"content": "a"}, "stop"))
+    fold.add(b'"[DONE]"')
+    assert (fold.ended, fold.malformed) == (True, 0)
+
+
 def test_whole_responses():
     """A whole response in the place of chunks ends the stream; a chunk that only claims to be whole does not."""
     whole = {
@@ -761,11 +897,28 @@ def test_usage(said, totals):
         ({"prompt_cache_hit_tokens": 7, "prompt_cache_miss_tokens": 1}, 7),
         ({"cached_tokens": 7}, 7),
         ({"prompt_tokens_details": {"cached_tokens": 0}, "prompt_cache_hit_tokens": 7}, 0),
+        ({"prompt_tokens": 9, "cache_read_input_tokens": 7, "cache_creation_input_tokens": 2}, 7),
     ],
 )
 def test_cached_tokens(usage, cached):
     """Cache reads are found under every name they go by; an explicit 0 counts."""
     assert openai_usage(usage).prompt_tokens_details.cached_read_tokens == cached
+
+
+@pytest.mark.parametrize(
+    ("usage", "written"),
+    [
+        ({"prompt_tokens_details": {"cached_tokens": 0, "cache_creation_input_tokens": 7}}, 7),
+        ({"prompt_tokens": 9, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 7}, 7),
+        # Anthropic's own convention, in which the prompt tokens do not hold these.
+        ({"prompt_tokens": 9, "cache_read_input_tokens": 3, "cache_creation_input_tokens": 7}, None),
+        ({"input_tokens": 9, "cache_creation_input_tokens": 7}, None),
+    ],
+)
+def test_written_tokens(usage, written):
+    """Cache writes go by Anthropic's names too, and are only taken where the prompt tokens hold them."""
+    details = openai_usage(usage).prompt_tokens_details
+    assert (details.cached_write_tokens if details is not None else None) == written
 
 
 def test_usage_is_laid_over_usage():
@@ -837,11 +990,22 @@ ERRORS = [
     ("FastAPI", {"detail": "m"}, None, (None, None, "m", None)),
     ("FastAPI, a list", {"detail": [{"msg": "m"}]}, None, (None, None, '[{"msg":"m"}]', None)),
     ("bare", {"message": "m", "code": "Throttled", "request_id": "r"}, None, (None, "Throttled", "m", None)),
+    ("SiliconFlow", {"code": 20012, "message": "m", "data": None}, None, (None, "20012", "m", None)),
+    ("Zhipu", {"code": 401, "msg": "m", "success": False}, None, (None, "401", "m", 401)),
+    ("Spark", {"code": 11200, "message": "m", "sid": "s"}, None, (None, "11200", "m", None)),
     ("an event's name", {"reason": "m"}, "error", (None, None, None, None)),
     ("in a choice", delta({}, error={"message": "m", "code": 502}), None, (None, "502", "m", 502)),
     ("in Groq's envelope", {**delta({}), "x_groq": {"error": "m"}}, None, (None, None, "m", None)),
     ("a finish reason", delta({}, "error", native_finish_reason="MALFORMED"), None, ("error", "MALFORMED", None, None)),
     ("only a finish reason", delta({}, "error"), None, ("error", None, None, None)),
+    ("Zhipu's finish reason", delta({}, "network_error"), None, ("error", "network_error", None, None)),
+    ("vLLM's finish reason", delta({}, "abort"), None, ("error", "abort", None, None)),
+    (
+        "MiniMax",
+        {"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}},
+        None,
+        (None, "1008", "insufficient balance", None),
+    ),
 ]
 
 
@@ -865,14 +1029,29 @@ def test_errors(event, name, wanted):
         {"id": "x", "message": "m", "code": 1},
         {"message": "m"},
         {"code": 1},
+        {"code": 200, "msg": "m", "success": True},
+        {"code": 1, "message": "m", "data": {"a": 1}},
         {},
         delta({}, error=None),
+        {"error": {"message": "", "type": "", "param": "", "code": None}, **delta({})},
+        {"choices": [], "base_resp": {"status_code": 0, "status_msg": ""}},
     ],
 )
 def test_no_errors(event):
     """Empty error fields and unknown frames are not errors."""
     assert folded(event).error is None
     assert event.get("choices") or error_of(event) is None
+
+
+def test_an_error_in_a_field_of_its_own():
+    """llama.cpp told of failures in an SSE field named `error`, until late in 2025."""
+    body = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+    body += b'error: {"code":500,"message":"context size exceeded","type":"server_error"}\n\n'
+    for pieces in ([body], [body[at : at + 1] for at in range(len(body))]):
+        data = fold_pieces(pieces, "openai-chat").data
+        assert data.status == "error"
+        assert (data.error_details.message, data.error_details.status_code) == ("context size exceeded", 500)
+        assert data.output_message.content == "a"
 
 
 def test_the_first_error_stays():
@@ -1029,7 +1208,7 @@ CHUNK = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(CHUNK | objects_of(VALUES), max_size=5), st.sampled_from([None, "error", "x"]), st.booleans())
 def test_any_json(chunks, name, full):
     """No JSON object raises, changes the caller's chunk, or disturbs a snapshot; and every response can be written."""
@@ -1101,6 +1280,8 @@ LINEAR = {
     "reasoning": lambda number: delta({"reasoning": "x", "content": None}),
     "arguments": lambda number: call("x", index=0),
     "calls": lambda number: call("{}", name="f", id=str(number), index=number),
+    "calls of one index": lambda number: call("{}", name="f", index=0),
+    "names again": lambda number: call("{" if number else '{"', name="f", index=0),
     "calls without index": lambda number: call("{}", name="f", id=str(number)),
     "parts": lambda number: delta({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "x"}]}]}),
     "finish reasons": lambda number: delta({"content": "x"}, "stop"),

@@ -94,6 +94,46 @@ def test_logprobs_array_missing_in_a_chunk(first, second, expected):
     assert logprobs == {"tokens": ["a", "b"], "top_logprobs": expected}
 
 
+def test_logprobs_as_chat_has_them():
+    """llama.cpp and Fireworks send logprobs as entries of one list, which is appended."""
+    entries = [{"token": "a", "logprob": -1.5}, {"token": "b", "logprob": -0.5}]
+    response = folded(*[chunk("x", logprobs={"content": [entry]}) for entry in entries]).response()
+    assert response["choices"][0]["logprobs"]["content"] == entries
+
+
+def test_reasoning_beside_the_text():
+    """Reasoning is joined like text, is no text, and is the message's reasoning."""
+    events = [chunk("", reasoning=each) for each in ("Th", "ink", "ing")]
+    response = folded(*events, chunk("Hi", finish="stop")).response()
+    assert response["choices"][0]["reasoning"] == "Thinking"
+    message = viewed(response).output_message
+    assert (message.reasoning, message.content) == ("Thinking", "Hi")
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_deltas_of_chats(beside):
+    """A chat's delta beside the text (Together) is dropped, and one in the place of the text is read."""
+    events = [chunk(text, delta={"role": "assistant", "content": text}) for text in ("He", "llo", "!")]
+    for event in events if not beside else ():
+        del event["choices"][0]["text"]
+    choice = folded(*events).response()["choices"][0]
+    assert choice["text"] == "Hello!"
+    assert "delta" not in choice
+
+
+def test_indexes_as_text():
+    """Choices whose index is spelled as text are told apart all the same."""
+    response = folded(chunk("a", index="0"), chunk("b", index="1"), chunk("c", index="0")).response()
+    assert [choice["text"] for choice in response["choices"]] == ["ac", "b"]
+
+
+def test_a_finish_reason_that_is_a_failure():
+    """A server that could not finish may say no more than that."""
+    error = folded(chunk("a"), chunk("", finish="insufficient_system_resource")).error
+    assert (error.type, error.code) == ("error", "insufficient_system_resource")
+    assert folded(chunk("", finish="error")).error.code is None
+
+
 def test_empty_strings_say_nothing():
     """An empty finish reason, id or model never stands for one, and never erases one."""
     first = chunk("a", finish="") | {"id": "", "model": ""}

@@ -359,12 +359,108 @@ def test_ids_that_change_on_every_event():
             [["one"], ["two"]],
             id="finished items at one index",
         ),
+        pytest.param(
+            [done(message("one", None), None), done(message("two", None), None), done(message("two", None), None)],
+            [["one"], ["two"]],
+            id="finished items without names, the last one twice",
+        ),
+        pytest.param(
+            [
+                done(message("one", None), None),
+                added({"type": "message", "content": []}, None),
+                {"type": "response.output_text.delta", "delta": "two"},
+            ],
+            [["one"], ["two"]],
+            id="an item without a name after a finished one",
+        ),
     ],
 )
 def test_what_names_an_item(events, output):
     """Items are told apart by index and id, whichever of them a server gets right; nothing goes to \"the last\" one."""
     response = folded([created(), *events]).response()
     assert [[part["text"] for part in item["content"]] for item in response["output"]] == output
+
+
+@pytest.mark.parametrize("index", [None, 0])
+@pytest.mark.parametrize("kind", ["function_call", "function_call_output", "custom_tool_call"])
+def test_calls_without_ids(kind, index):
+    """Items that have only a call's id are told apart by it (Databricks sends the outputs of tools so)."""
+    items = [{"type": kind, "call_id": each, "name": "f"} for each in ("a", "b", "c")]
+    assert folded([created(), *[done(item, index) for item in items], completed()]).response()["output"] == items
+
+
+def reasoning_delta(delta, item):
+    names = {"item_id": item, "output_index": 0, "summary_index": 0}
+    return {"type": "response.reasoning_summary_text.delta", **names, "delta": delta}
+
+
+OPENED = {"id": "msg_1", "type": "message", "role": "assistant", "content": []}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param([reasoning_delta("A", "r1"), reasoning_delta("B", "r2"), added(OPENED)], id="before the message"),
+        pytest.param([added(OPENED), reasoning_delta("A", "r1"), reasoning_delta("B", "r2")], id="after it was opened"),
+        pytest.param([added(OPENED), reasoning_delta("A", "msg_1"), reasoning_delta("B", "msg_1")], id="under its id"),
+        pytest.param([reasoning_delta("A", "r"), added(OPENED), reasoning_delta("B", "r")], id="around its opening"),
+        pytest.param(
+            [
+                added(OPENED),
+                reasoning_delta("A", "r"),
+                reasoning_delta("B", "r"),
+                done({"id": "r", "type": "reasoning", "summary": [{"type": "summary_text", "text": "AB"}]}),
+            ],
+            id="finished under its index",
+        ),
+    ],
+)
+def test_reasoning_under_the_names_of_a_message(events):
+    """LiteLLM numbers reasoning as the message it comes before; neither becomes a part of the other."""
+    tail = [text_delta("H"), text_delta("i"), done(message("Hi")), completed()]
+    fold = folded([created(), *events, *tail])
+    reasoning, said = fold.response()["output"]
+    assert (reasoning["type"], [part["text"] for part in reasoning["summary"]]) == ("reasoning", ["AB"])
+    assert said == message("Hi")
+    assert fold.anomalies == []
+
+
+def test_a_husk_finishes_an_item_and_leaves_it_what_it_is():
+    """A gateway that finishes reasoning as an empty message, and leaves it out at the end, has still sent reasoning."""
+    events = [
+        created(),
+        added({"id": "r", "type": "reasoning", "summary": []}),
+        reasoning_delta("Why?", "r"),
+        {**reasoning_delta("", "r"), "type": "response.reasoning_summary_text.done", "text": ""},
+        done({"id": "r", "type": "message", "status": "completed", "role": "assistant", "content": []}),
+        done(message("Hi"), 1),
+        completed([message("Hi")]),
+    ]
+    part = {"type": "summary_text", "text": "Why?"}
+    reasoning = {"id": "r", "type": "reasoning", "summary": [part], "status": "completed"}
+    assert folded(events).response()["output"] == [reasoning, message("Hi")]
+
+
+def test_annotations_that_are_all_numbered_0():
+    """Annotations under one number are all kept; one that comes again is not taken twice."""
+    notes = [{**ANNOTATION, "start_index": each} for each in range(3)]
+    event = {"type": "response.output_text.annotation.added", "output_index": 0, "annotation_index": 0}
+    events = [{**event, "annotation": note} for note in (notes[0], *notes)]
+    assert folded(events).response()["output"][0]["content"][0]["annotations"] == notes
+
+
+def test_a_name_in_the_last_event_of_arguments():
+    """A resumed stream may tell the name of a call only with all its arguments."""
+    event = {"type": "response.function_call_arguments.done", "output_index": 3, "item_id": "fc", "arguments": "{}"}
+    call = folded([{**event, "name": "f"}]).response()["output"][0]
+    assert call == {"id": "fc", "type": "function_call", "name": "f", "arguments": "{}"}
+
+
+@pytest.mark.parametrize("content", ["Hi", [{"type": "text", "text": "Hi"}]])
+def test_text_by_other_names(content):
+    """Servers that put bare text, or parts of chat completions, into a message are read all the same."""
+    item = {"type": "message", "role": "assistant", "content": content}
+    assert viewed({"status": "completed", "output": [item]}).output_message.content == "Hi"
 
 
 def test_items_that_were_never_introduced_are_named():

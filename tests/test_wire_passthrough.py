@@ -102,7 +102,7 @@ def test_usage_of_an_unknown_format():
         ((FIXTURES / "passthrough" / "page.html").read_bytes(), True),
         (b"plain words", True),
         ("Zürich".encode(), True),
-        (gzip.compress(b"packed"), False),
+        (gzip.compress(b"packed", mtime=0), False),
         (bytes(range(256)) * 20, False),
         (b"\0" * 100, True),
         (b"{not json", True),
@@ -313,3 +313,13 @@ def test_any_bytes_fold(body, marks):
     cut, whole = body_folded(pieces), body_folded([body])
     assert (cut.response(), cut.anomalies) == (whole.response(), whole.anomalies)
     assert (viewed(cut).passthrough_output.body or b"") == body
+
+
+def test_a_format_is_found_in_frames_that_run_together():
+    """A known format is recognised where its events end with one newline, or stand in a list inside an event."""
+    one = b'{"candidates":[{"content":{"role":"model","parts":[{"text":"a"}]}}]}'
+    two = b'{"candidates":[{"content":{"role":"model","parts":[{"text":"b"}]},"finishReason":"STOP"}]}'
+    for body in (b"data: " + one + b"\ndata: " + two + b"\n\n", b"data: [" + one + b"," + two + b"]\n\n"):
+        data = streamfold.fold(body, format="passthrough").data
+        assert (data.status, data.output_message.content, data.response["format"]) == ("success", "ab", "gemini")
+        assert data.passthrough_output.body == body

@@ -77,6 +77,12 @@ class Sequence(Generic[T]):
             return self._give_up()
         return []
 
+    def has_seen(self, index: int) -> bool:
+        """Whether a chunk of this index has come (a gap that was given up has not)."""
+        if index >= self._next:
+            return index in self._waiting
+        return self._missing is None or index not in self._missing
+
     def drain(self) -> list[T]:
         """Gives up every gap and returns all that waited, in order. For the end of the stream."""
         released: list[T] = []

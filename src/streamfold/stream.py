@@ -19,7 +19,7 @@ import time
 import uuid
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from threading import Lock
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -30,6 +30,7 @@ from streamfold.framing import SSE, AutoFramer, Framer
 from streamfold.processed import ProcessedStreamResponse, ResponseType
 from streamfold.sequence import Sequence
 from streamfold.tape import Tape
+from streamfold.timestamps import utc
 from streamfold.types import (
     JSON,
     AccumulatedData,
@@ -42,9 +43,10 @@ from streamfold.types import (
     StreamType,
 )
 from streamfold.wire import Fold, fold_class, recognise
-from streamfold.wire.errors import error_details, retryable
+from streamfold.wire.errors import error_details, error_of, retryable
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, decode
 from streamfold.wire.foreign import foreign_api
+from streamfold.wire.joined import documents
 from streamfold.wire.repeat import Repeat
 from streamfold.wire.surrogates import without_surrogates
 from streamfold.wire.usage import provider_cost
@@ -57,12 +59,18 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_UNRECOGNISED = 32
 """Frames that `format="auto"` looks at before it gives up."""
 
+MOST_ALONE = 16
+"""Events folded one by one before many are cut off at a time."""
+
 BETWEEN_RUNS = 512
-"""Bytes that are framed before a run of events that repeat is looked for (again)."""
+READ_SIZE = 24 * 1024
+"""Bytes that are framed before a run of events that repeat is looked for again, at first and at most."""
+
+STRETCH = 64 * 1024
+"""Bytes after which a longer body is asked whether it has become too large."""
 
 CR = 13
-
-READ_SIZE = 24 * 1024
+BLANK_LINE = b"\n\n"
 
 
 class Catalog(Protocol):
@@ -100,10 +108,6 @@ OUTCOMES: tuple[tuple[Callable[[_End], bool], Callable[[_End], Outcome]], ...] =
     (lambda end: True, lambda end: Outcome.TRUNCATED),
 )
 """The outcome table: (condition, outcome), first match wins."""
-
-
-def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class StreamAccumulator:
@@ -205,7 +209,7 @@ class StreamAccumulator:
         self._fold: Fold | None = None
         self._foreign: str | None = None
         self._http: tuple[int | None, Mapping[str, str] | None] | None = None
-        self._unrecognised: list[tuple[JSON, str | None]] | None = None
+        self._unrecognised: list[tuple[JSON | bytes, str | None]] | None = None
         if format == "auto":
             self._unrecognised = []
         else:
@@ -243,60 +247,70 @@ class StreamAccumulator:
             now = self._clock() if at is None else at
             if type(data) is not bytes:
                 data = bytes(data)
-            if len(data) <= READ_SIZE:
+            if len(data) <= STRETCH:
                 self._take(data, now)
                 return
-            # A long body is taken in stretches that stay in the processor's cache.
-            for at in range(0, len(data), READ_SIZE):
-                self._take(data[at : at + READ_SIZE], now)
+            for start in range(0, len(data), STRETCH):
+                self._take(data[start : start + STRETCH], now)
         finally:
             lock.release()
 
     def _take(self, data: bytes, now: int) -> None:
         self._again = None
         self._bytes += len(data)
+        framer = self._framer
+        if framer is None:
+            framer = self._framer = self._fold.framer() if self._fold is not None else AutoFramer()
+        walks = self._tape is None and CR not in data
         step = BETWEEN_RUNS
-        while data:
-            framer = self._framer
-            if framer is None:
-                framer = self._framer = self._fold.framer() if self._fold is not None else AutoFramer()
-            rest = self._skim(framer, data, now) if type(framer) is SSE and self._tape is None else None
-            # Most of a stream are runs of events that repeat, and what stands between two runs is seldom more than an
-            # event or two; so only a little is framed before another run is looked for, and more each time in vain.
-            if rest is None:
-                rest, step = data, 2 * step
-            elif not rest:
-                break
-            else:
-                step = BETWEEN_RUNS
-            hopeful = self._fold is not None and self._fold.hopeful and type(framer) in (SSE, AutoFramer)
-            rest, data = (rest[:step], rest[step:]) if hopeful else (rest, b"")
-            payloads, names = framer.feed(rest)
+        at = 0
+        while at < len(data):
+            if walks and type(framer) is SSE and (begun := framer.begun()) is not None:
+                if begun:
+                    data, at = begun + data[at:], 0
+                at, ran = self._walk(framer, data, at, now)
+                if at == len(data):
+                    break
+                # Where there are no runs, frames are cut off many at a time; more each time in vain.
+                step = BETWEEN_RUNS if ran else min(2 * step, READ_SIZE)
+            stop = len(data)
+            if walks and (self._fold is None or self._fold.hopeful):
+                end = data.find(BLANK_LINE, at + step)
+                stop = end + len(BLANK_LINE) if end >= 0 else stop
+            payloads, names = framer.feed(data[at:stop])
             if payloads:
                 self._add_frames(payloads, names, now)
             if type(framer) is AutoFramer and framer.inner is not None:
-                self._framer = framer.inner
+                framer = self._framer = framer.inner
+            at = stop
         self._watch_size()
 
-    def _skim(self, framer: SSE, data: bytes, now: int) -> bytes | None:
-        """Folds what need not even be cut into frames, which is most of a stream.
+    def _walk(self, framer: SSE, data: bytes, at: int, now: int) -> tuple[int, bool]:
+        """Folds a read event by event, and at one go what need not even be cut into events: most of a stream.
 
-        Returns the rest of the bytes, those held by the framer included; None if there was nothing to skim.
+        Returns how far it came, and whether it met any run of events that repeat.
         """
         fold = self._fold
-        if fold is None or fold.repeat is None or CR in data or (front := framer.front()) is None:
-            return None
-        lead, held = front
-        used, flags = fold.skim(held + data if held else data, lead)
-        if not used:
-            return None
-        if held:
-            framer.release()
-            data = held + data
-        self._stamp(flags, now)
-        if used == len(data):
-            self._again = fold.repeat
-        return data[used:]
+        flags = alone = 0
+        ran = False
+        while fold is not None and at < len(data):
+            again = fold.repeat
+            if again is not None:
+                used, brought = again.skim(data, at, framer.head)
+                if used:
+                    at += used
+                    flags |= brought | CHUNK
+                    alone, ran = 0, True
+                    self._again = again if at == len(data) else None
+                    continue
+            if alone == MOST_ALONE or not fold.hopeful or (event := framer.cut(data, at)) is None:
+                break
+            at, payload, name = event
+            flags |= fold.add(payload, name)
+            alone += 1
+        if flags:
+            self._stamp(flags, now)
+        return at, ran
 
     def add(self, chunk: Any, chunk_index: int | None = None, *, name: str | None = None) -> bool:
         """Takes one chunk that somebody else framed.
@@ -320,7 +334,10 @@ class StreamAccumulator:
             if self._sequence is None:
                 self._sequence = Sequence(first=self._first_chunk_index, max_waiting=self._max_waiting)
             weight = len(chunk) if isinstance(chunk, bytes | str) else 0
+            reordered = self._sequence.reordered
             released = self._sequence.offer(chunk_index, (chunk, name, now, chunk_index), weight)
+            if self._sequence.reordered != reordered:
+                self._stamp(CHUNK, now)  # it waits, but it came
             for each in released:
                 self._add_chunk(*each)
             return bool(released)
@@ -399,6 +416,10 @@ class StreamAccumulator:
         """The highest chunk index so far, -1 if no chunk was numbered."""
         return self._last_index
 
+    def has_seen(self, chunk_index: int) -> bool:
+        """Whether a chunk of this number has come."""
+        return self._sequence is not None and self._sequence.has_seen(chunk_index)
+
     @property
     def late(self) -> int:
         """Chunks and reads that came after the end."""
@@ -462,7 +483,11 @@ class StreamAccumulator:
                 self._add_frames(payloads, names, now)
         if self._fold is not None and (flags := self._fold.end_of_body()):
             self._stamp(flags, now)
+        unclaimed = self._unclaimed_error()
+        if unclaimed is not None:
+            told = Outcome.ERROR
         data = self._record(now, self._decide(told, error, status_code))
+        data.error_details = data.error_details or unclaimed
         if error is not None or (status_code or 0) >= 400:
             data.error_details = self._told_error(data.error_details, error, status_code)
         # A cost that the provider states is the cost, but not once more when a cache replays the answer.
@@ -482,6 +507,14 @@ class StreamAccumulator:
             arrivals=self._arrivals,
         )
 
+    def _unclaimed_error(self) -> ErrorDetails | None:
+        """The error in the frames of a stream whose format was never recognised; an error looks alike in many."""
+        for event, name in self._unrecognised or ():
+            if isinstance(event, dict) and (found := error_of(event, name)) is not None:
+                said: ErrorDetails = without_surrogates(error_details(found))
+                return said
+        return None
+
     def _price(self, data: AccumulatedData) -> None:
         if self._catalog is None:
             data.cost_reason = "no catalog"
@@ -496,7 +529,7 @@ class StreamAccumulator:
         fold = self._fold
         end = _End(
             told=told,
-            ended=fold is not None and fold.ended,
+            ended=fold is not None and (fold.ended or (fold.ends_with_finish and fold.is_complete())),
             finished=fold is not None and fold.is_complete(),
             failed=told is Outcome.ERROR
             or (status_code or 0) >= 400
@@ -571,6 +604,9 @@ class StreamAccumulator:
 
     def _stamp(self, flags: int, now: int) -> None:
         """Takes the timings of one read from what its frames brought."""
+        if now < self._last_chunk:
+            self._stamp_waited(flags, now)
+            return
         if flags & CHUNK:
             if not self._first_chunk:
                 self._first_chunk = now
@@ -585,6 +621,14 @@ class StreamAccumulator:
             self._last_output = now
         if flags & CONTENT and not self._first_content:
             self._first_content = now
+
+    def _stamp_waited(self, flags: int, now: int) -> None:
+        """The same for a chunk that had to wait for another: its coming has been noted, what it brought has not."""
+        if flags & OUTPUT:
+            self._first_output = min(now, self._first_output or now)
+            self._last_output = max(now, self._last_output)
+        if flags & CONTENT:
+            self._first_content = min(now, self._first_content or now)
 
     def _stamp_again(self, flags: int, now: int) -> None:
         """The same for a read that was one event like the one before: what could be first has been, long ago."""
@@ -606,9 +650,11 @@ class StreamAccumulator:
         try:
             event = decode(payload)
         except (ValueError, RecursionError):
-            return
+            event = documents(payload)[0]  # several in one frame, or none
         if isinstance(event, dict):
             self._recognise(event, name, now)
+        elif self._unrecognised is not None:
+            self._recognise_inside(payload, event, name, now)
 
     def _recognise(self, event: JSON, name: str | None, now: int) -> None:
         """Tries to name the format; what came before it was recognised is folded then."""
@@ -626,11 +672,22 @@ class StreamAccumulator:
         elif len(pending) >= MAX_UNRECOGNISED:
             self._unrecognised = None
 
+    def _recognise_inside(self, payload: bytes, found: Any, name: str | None, now: int) -> None:
+        """The same for a frame that is no object. The format, once known, reads it, and counts it if it cannot."""
+        assert self._unrecognised is not None
+        self._unrecognised.append((payload, name))
+        events = [event for event in found if isinstance(event, dict)] if isinstance(found, list) else []
+        kind = next((kind for event in events if (kind := recognise(event, name)) is not None), None)
+        if kind is not None:
+            self._adopt(kind, now)
+        elif len(self._unrecognised) >= MAX_UNRECOGNISED:
+            self._unrecognised = None
+
     def _adopt(self, kind: type[Fold], now: int) -> None:
         fold = self._begin(kind)
         flags = 0
         for event, name in self._unrecognised or ():
-            flags |= fold.add_decoded(event, name)
+            flags |= fold.add(event, name) if isinstance(event, bytes) else fold.add_decoded(event, name)
         self._unrecognised = None
         if flags:
             self._stamp(flags, now)
@@ -645,7 +702,7 @@ class StreamAccumulator:
             model=self.model,
             stream=self._stream,
             status=status.value if status is not None else "processing",
-            start_timestamp=_utc(self._started_at),
+            start_timestamp=utc(self._started_at),
             cache_debug=self._cache_debug,
             integrity=self._integrity(),
         )
@@ -656,7 +713,7 @@ class StreamAccumulator:
             data.error_details = without_surrogates(fold.error)
             self._view(fold, data)
         if status is not None:
-            data.end_timestamp = _utc(self._started_at + (now - self._start) / 1e9)
+            data.end_timestamp = utc(self._started_at + (now - self._start) / 1e9)
             data.latency_ms = _ms(now - self._start)
         self._add_timings(data)
         if self._tape is not None:
@@ -773,8 +830,10 @@ def builtin(chunk: Any) -> JSON:
         return chunk
     dump = getattr(type(chunk), "model_dump", None)
     if dump is not None:
-        dumped: JSON = dump(chunk, mode="json", exclude_unset=True, by_alias=True)  # as it stood on the wire
-        return dumped
+        # As it stood on the wire: also its bytes, for which pydantic would take the URL's base64 alphabet.
+        mode = "python" if getattr(type(chunk), "model_config", {}).get("ser_json_bytes") == "base64" else "json"
+        dumped: JSON = dump(chunk, mode=mode, exclude_unset=True, by_alias=True, warnings=False)
+        return dumped if mode == "json" else dict(msgspec.to_builtins(dumped))
     if isinstance(chunk, msgspec.Struct):
         return dict(msgspec.to_builtins(chunk))
     if isinstance(chunk, Mapping):

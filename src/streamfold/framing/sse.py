@@ -11,7 +11,9 @@ Where this differs from the letter, on purpose:
 * An event whose data is the empty string (a lone `data:`) is not handed on: the letter fires it, but there is nothing
   in it to fold.
 * The last event of a body that ends too early is handed on by `close`, with a code; the letter throws it away.
-* A line that is not even a field (HTML of an error page, bare JSON) is dropped as the letter says, but counted.
+* A block that begins with `{` is handed on as it is: somebody on the way wrote an error between the events.
+* An `error` field with an object is an event of that name: so did llama.cpp tell of failures until late in 2025.
+* Any other line that is not even a field (HTML of an error page) is dropped as the letter says, but counted.
 
 How it goes fast. Line ends become LF at the door, which loses nothing since a line cannot hold a CR; after that an
 event is a *block* between blank lines. Providers write nearly every block with the same bytes before the payload, its
@@ -47,6 +49,9 @@ CR: Final = 13
 
 # Held bytes that may be joined to every read anew. A long event in crumbs must be copied once, not again and again.
 SHORT: Final = 2048
+
+# Bytes before a payload that are worth keeping; a longer head is somebody's mistake.
+LONGEST_HEAD: Final = 256
 
 # Below this a region is a handful of events, and looking for its commonest head would cost more than it saves.
 WORTH_A_SAMPLE: Final = 2048
@@ -95,20 +100,40 @@ class SSE(Tally):
     def pending(self) -> int:
         return len(self._tail)
 
-    def front(self) -> tuple[bytes, bytes] | None:
-        """What stood before the payload of the last event, and the held bytes; for one who knows what payload comes.
+    @property
+    def head(self) -> bytes:
+        """What stood before the payload of the last event."""
+        return self._head
 
-        The caller may take such events off the front of the held and the next bytes; then it calls `release` and feeds
-        what is left of both. None when that would not be right or not be cheap: between CR and LF, in a long event.
+    def begun(self) -> bytes | None:
+        """Hands over the held bytes, for a caller that puts them before the next ones and uses `cut` on both.
+
+        What it does not cut is to be fed again. None when that would not be right or not be cheap: between CR and LF,
+        in a long event.
         """
         tail = self._tail
         if self._unusual or len(tail) > SHORT:
             return None
-        return self._head, bytes(tail) if tail else b""
-
-    def release(self) -> None:
-        """Forgets what is held: the caller has it."""
         self._tail = b""
+        return bytes(tail)
+
+    def cut(self, data: bytes, at: int) -> tuple[int, bytes, str | None] | None:
+        """Takes one event off a text without CRs: where it ends, its payload and its name.
+
+        None if the next event is not complete, or not of the usual shape; then it is for `feed`.
+        """
+        end = data.find(b"\n\n", at)
+        if not at < end <= at + self._max:
+            return None
+        start = data.find(b"data:", at, end) + len(b"data:")
+        if data.startswith(b" ", start):
+            start += 1
+        known = usual(data[at:start]) if at < start < end and start - at <= LONGEST_HEAD else None
+        payload = data[start:end]
+        if known is None or LF in payload:
+            return None
+        self._head, self._name, self._separator, self._spaced = known
+        return end + 2, payload, self._name
 
     def feed(self, data: Readable) -> Frames:
         """Takes bytes as read and returns the events that they complete."""
@@ -284,6 +309,10 @@ class SSE(Tally):
 
     def _lines(self, block: bytes, payloads: list[bytes], names: list[str | None]) -> None:
         """Line by line, as the specification has it. The block holds no blank line: one event at most."""
+        if block.startswith(b"{"):  # an error that somebody on the way wrote into the stream as it was
+            payloads.append(block)
+            names.append(None)
+            return
         data: list[bytes] = []
         name = b""
         for line in block.split(b"\n"):
@@ -293,6 +322,8 @@ class SSE(Tally):
                 data.append(value)
             elif field == b"event":
                 name = value
+            elif field == b"error" and value.startswith(b"{"):
+                data, name = [value], b"error"
             elif not known(field) and not SOME_FIELD.match(line):
                 self._junk(len(line))
         payload = b"\n".join(data)
@@ -305,6 +336,13 @@ class SSE(Tally):
 def described(head: bytes, name: str | None) -> tuple[bytes, str | None, bytes, bool]:
     """All that belongs to a head. Streams of one provider share these, so that each is held once."""
     return head, name, b"\n\n" + head, head.endswith(b" ")
+
+
+@lru_cache(maxsize=512)
+def usual(head: bytes) -> tuple[bytes, str | None, bytes, bool] | None:
+    """What belongs to the head of a usual block; None if it is none."""
+    shape = shape_of(head + b"x")
+    return described(head, shape[1]) if shape is not None and shape[0] == len(head) else None
 
 
 def known(field: bytes) -> bool:

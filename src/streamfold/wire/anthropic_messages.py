@@ -18,12 +18,13 @@ same request returns unstreamed. What needs care, and what is done about it:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Final, NamedTuple
 
 import msgspec
 
-from streamfold.growth import Fields, First, Record, Text, is_empty, merged
+from streamfold.growth import Fields, First, Record, Text, index_of, is_empty, merged
 from streamfold.types import (
     JSON,
     AccumulatedData,
@@ -39,10 +40,18 @@ from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_chat import finish_reason as openai_finish_reason
 from streamfold.wire.packed import Packed, pack, unpack
+from streamfold.wire.repeat import SPACES, TEXT, NoisyRepeat, Repeat, utf8
 from streamfold.wire.surrogates import without_surrogates
 from streamfold.wire.usage import count
 
 __all__ = ["AnthropicMessages", "anthropic_finish_reason", "anthropic_usage"]
+
+_usual_delta = re.compile(
+    rb'\{"type":"content_block_delta","index":(?P<index>[0-9]|[1-9][0-9]{1,3}),'
+    rb'"delta":\{"type":"(?P<kind>text_delta|thinking_delta|signature_delta|input_json_delta)",'
+    rb'"(?P<field>text|thinking|signature|partial_json)":"'
+).match
+"""How the delta begins of which nearly all of a stream consists, up to its text."""
 
 FEW_BLOCKS: Final = 16
 """Up to so many blocks it is quicker (and smaller) to look through them than to keep a table."""
@@ -72,6 +81,9 @@ GROWTH: Final = {
     "citations_delta": Growth("text", ("citation",), OUTPUT),
     "compaction_delta": Growth("compaction", ("content", "encrypted_content"), OUTPUT),
 }
+PROSE: Final = frozenset({"text", "thinking"})
+"""Fields of which each has a type of block to itself (some servers never open a block for them)."""
+
 UNKNOWN_GROWTH: Final = Growth("", (), OUTPUT)
 
 COMPLETION = Record(id=First, model=First, completion=Text)
@@ -83,7 +95,7 @@ class Block:
 
     __slots__ = ("_citations", "_input", "_shut", "_text", "_texts", "fields", "given", "index", "opened", "stopped")
 
-    def __init__(self, index: int, fields: JSON, *, given: bool = False, opened: bool = True) -> None:
+    def __init__(self, index: float, fields: JSON, *, given: bool = False, opened: bool = True) -> None:
         self.index = index
         self.fields = dict(fields)
         self.given = given
@@ -233,12 +245,40 @@ class AnthropicMessages(Fold):
         super().__init__()
         self._message: Packed | None = None
         self._blocks: list[Block] = []
-        self._newest: dict[int, Block] | None = None  # by index, the block that deltas go to; once there are many
+        self._newest: dict[float, Block] | None = None  # by index, the block that deltas go to; once there are many
         self._last: Block | None = None
         self._counted = False
         """The output tokens were counted; until then the stream has only a placeholder for them."""
         self._completion: Fields | None = None
         self._failure: JSON | None = None
+
+    def add(self, payload: bytes, name: str | None = None) -> int:
+        begun = _usual_delta(payload) if self.hopeful else None
+        flags = self._begin_run(payload, begun) if begun is not None else None
+        return super().add(payload, name) if flags is None else flags
+
+    def _begin_run(self, payload: bytes, begun: re.Match[bytes]) -> int | None:
+        """Folds a delta spelled as Anthropic spells it, without decoding it: what such bytes say is known.
+
+        The deltas that repeat it need no more look at it than at any other. None if it is not quite what is expected.
+        """
+        growth = GROWTH[begun["kind"].decode()]
+        key = growth.fields[0]
+        block = self._block_at(int(begun["index"]))
+        usual = block is not None and block.type == growth.block and not block.stopped
+        body, _, padding = payload[begun.end() :].rpartition(b'"}')
+        if block is None or not usual or begun["field"] != key.encode() or padding.lstrip(b" ") != b"}":
+            return None
+        text = utf8(body)
+        if not text:
+            return None
+        self._settle()
+        cell, flags = block.text(key), CHUNK | growth.brings
+        if padding == b"}":
+            self.repeat = repeat = Repeat(begun[0], b'"}}', cell, flags)
+        else:
+            self.repeat = repeat = NoisyRepeat([begun[0], b'"}', b"}"], [TEXT, SPACES], cell, flags)
+        return CHUNK | repeat.take(text, 1)
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
         kind = event.get("type")
@@ -381,7 +421,7 @@ class AnthropicMessages(Fold):
         index = _index(event)
         if index is None:
             self.flag("missing_index")
-            index = max((block.index for block in self._blocks), default=-1) + 1
+            index = int(max((block.index for block in self._blocks), default=-1)) + 1
         if not self._is_repeat(index, fields) and not self.full:
             self._note_fallback(fields)
             return CHUNK | self._open(Block(index, fields))
@@ -417,7 +457,7 @@ class AnthropicMessages(Fold):
             self._newest = {each.index: each for each in self._blocks}
         return _brings(block.fields)
 
-    def _block_at(self, index: int) -> Block | None:
+    def _block_at(self, index: float) -> Block | None:
         """The block that an index names now."""
         if self._newest is not None:
             return self._newest.get(index)
@@ -433,6 +473,8 @@ class AnthropicMessages(Fold):
             kind = next((kind for kind, growth in GROWTH.items() if growth.fields[0] in delta), "")
         growth = GROWTH.get(kind, UNKNOWN_GROWTH)
         block = self._block_of(_index(event), growth)
+        if block is not None and _misfits(block, growth):
+            block = self._beside(block, growth)
         if block is None:
             return CHUNK
         flags = CHUNK
@@ -444,7 +486,7 @@ class AnthropicMessages(Fold):
                 plain = False
                 flags |= self._keep(block, key, value)
         field = growth.fields[0] if len(growth.fields) == 1 else None
-        if plain and field != "citation" and field is not None and isinstance(delta.get(field), str):
+        if plain and field not in (None, "citation") and isinstance(delta.get(field), str):
             self._plain = (("delta", field), block.text(field))
         return flags
 
@@ -465,6 +507,24 @@ class AnthropicMessages(Fold):
             self.flag("delta_after_stop")
         return block
 
+    def _beside(self, block: Block, growth: Growth) -> Block | None:
+        """The block for text or thinking that a server sends under the index of a block that has no place for it.
+
+        It stands right after that block, under a number that no event has; there may be one of either kind.
+        """
+        self.flag("delta_mismatch")
+        place = block.index + 0.5
+        found = self._block_at(place)
+        if found is not None and found.type != growth.block:
+            place += 0.25
+            found = self._block_at(place)
+        if found is None and not self.full:
+            newest = self._last
+            self._open(found := Block(place, {"type": growth.block}, opened=False))
+            found.stopped = True
+            self._last = newest
+        return found
+
     def _grow(self, block: Block, key: str, value: Any, growth: Growth) -> int:
         if value is None:
             return 0
@@ -476,8 +536,6 @@ class AnthropicMessages(Fold):
         if not isinstance(value, str):
             self.flag("unexpected_shape")
             return 0
-        if key in ("text", "thinking") and key not in block.fields and block.type != growth.block:
-            self.flag("delta_mismatch")
         block.text(key).add(value)
         return growth.brings if value else 0
 
@@ -626,9 +684,15 @@ def _kind_without_type(event: JSON, name: str | None) -> str:
     return "completion" if "completion" in event else ""
 
 
+def _misfits(block: Block, growth: Growth) -> bool:
+    """Whether a block has no place for what a delta of text or thinking grows."""
+    if block.type == growth.block or not growth.fields or growth.fields[0] not in PROSE:
+        return False
+    return isinstance(block.type, str) and growth.fields[0] not in block.fields
+
+
 def _index(event: JSON) -> int | None:
-    index = event.get("index")
-    return index if isinstance(index, int) and not isinstance(index, bool) else None
+    return index_of(event.get("index"))
 
 
 def _brings(fields: JSON) -> int:
@@ -719,7 +783,10 @@ def _tool_call(block: JSON, place: int) -> ToolCall:
     if partial is not None:
         arguments = partial
     elif arguments is not None and not isinstance(arguments, str):
-        arguments = msgspec.json.encode(without_surrogates(arguments)).decode()
+        try:
+            arguments = msgspec.json.encode(arguments).decode()
+        except UnicodeEncodeError:
+            arguments = msgspec.json.encode(without_surrogates(arguments)).decode()
     return ToolCall(
         index=place,
         id=_text(block.get("id")),

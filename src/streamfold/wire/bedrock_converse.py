@@ -335,6 +335,11 @@ class BedrockConverse(Fold):
 
     # Failures, and the whole
 
+    def _undecodable(self, payload: bytes, name: str | None, error: Exception) -> int:
+        if name is not None and is_exception(name):  # in plain words, or without any
+            return self._fail(name, {"message": text} if (text := payload.decode("utf-8", "replace").strip()) else {})
+        return super()._undecodable(payload, name, error)
+
     def _fail(self, name: str | None, said: Any) -> int:
         """An exception. The response keeps it under its name, as an SDK does."""
         if isinstance(said, dict):

@@ -345,8 +345,10 @@ class CohereText(TextModel):
         self.finished = True
         self._top.add({key: value for key, value in event.items() if key not in COHERE_END})
         whole = event.get("response")
-        if isinstance(whole, dict) and "generations" in whole and not self._items:
-            return self._take_list(whole)
+        if isinstance(whole, dict) and "generations" in whole:
+            if not self._items:
+                return self._take_list(whole)
+            self._complete(whole)
         if not self._items:
             self._item(0)
         for item in self._items.values():
@@ -354,6 +356,14 @@ class CohereText(TextModel):
             if reason is None or is_empty(reason.value()):
                 item.add({"finish_reason": event.get("finish_reason")})
         return CHUNK
+
+    def _complete(self, whole: JSON) -> None:
+        """Takes from the whole response what was not streamed: ids, the prompt, likelihoods."""
+        self._top.add({key: value for key, value in whole.items() if key != "generations"})
+        for place, item in enumerate(_objects(whole["generations"])):
+            cell = self._items.get(_index(item, place))
+            if cell is not None:
+                cell.add({key: value for key, value in item.items() if key not in ("index", "text")})
 
     @staticmethod
     def view(response: JSON, data: AccumulatedData) -> None:

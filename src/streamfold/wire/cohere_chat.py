@@ -66,6 +66,12 @@ FINISH_REASONS: Final = {
     "ERROR_TOXIC": "content_filter",
 }
 
+OPENERS: Final = (
+    "message-start", "message-end", "content-start", "content-delta",
+    "tool-plan-delta", "tool-call-start", "tool-call-delta", "citation-start",
+)  # fmt: skip
+"""Types of version 2 that no other API has; all but the first only if the beginning was lost."""
+
 FAILURES: Final = frozenset({"ERROR", "TIMEOUT"})
 """Finish reasons that are no end of an answer."""
 
@@ -420,7 +426,7 @@ class CohereChat(Fold):
 
     @classmethod
     def recognises(cls, event: JSON, name: str | None) -> bool:
-        if event.get("type") == "message-start":
+        if event.get("type") in OPENERS:
             return isinstance(event.get("delta"), dict)
         if isinstance(event.get("event_type"), str):
             return event["event_type"] in OURS_V1

@@ -2,7 +2,8 @@
 
 A provider that has said HTTP 200 can only report a failure inside the stream, and each does it in its own way:
 `{"error": {...}}` (OpenAI, Anthropic, Gemini), `{"error": "text"}` (Ollama), `{"object": "error", "message": ...}`
-(vLLM), `{"detail": ...}` (a Python server), an SSE event named `error` with anything in it.
+(vLLM), `{"detail": ...}` (a Python server), `{"base_resp": {"status_code": 1008, "status_msg": ...}}` (MiniMax, where
+the code is its own and 0 is none), an SSE event named `error` with anything in it.
 """
 
 from __future__ import annotations
@@ -32,16 +33,21 @@ _STATUS_OF = {
 """HTTP status of the error types that OpenAI's and Anthropic's documents give one for."""
 
 
-BARE = frozenset({"message", "code", "type", "status", "status_code", "param", "request_id", "requestId", "detail"})
+BARE = frozenset(
+    {"message", "code", "type", "status", "status_code", "param", "request_id", "requestId", "detail"}
+    | {"msg", "sid", "success", "data"}  # Zhipu, Spark and SiliconFlow
+)
 """Fields of an error that stands in the place of a response without an envelope."""
 
 
 def error_of(event: Mapping[str, Any], name: str | None = None) -> Any:
     """The error inside a frame, or None. `name` is the frame's SSE event name."""
     error = event.get("error")
-    if error:
+    if error and not _is_blank(error):
         # Anthropic (and gateways that copy it) name the request beside the error.
         return error
+    if isinstance(outcome := event.get("base_resp"), dict) and outcome.get("status_code"):
+        return outcome
     if event.get("object") == "error" or event.get("type") == "error" or name == "error":
         return event
     if event.keys() <= BARE and (event.get("detail") or _is_bare(event)):
@@ -49,10 +55,18 @@ def error_of(event: Mapping[str, Any], name: str | None = None) -> Any:
     return None
 
 
+def _is_blank(error: Any) -> bool:
+    """Whether an error object says nothing in any field, as some gateways have it on every frame."""
+    return isinstance(error, dict) and not any(error.values())
+
+
 def _is_bare(event: Mapping[str, Any]) -> bool:
     """Whether an object is an error without an envelope: a message and a code, and nothing of a response."""
+    if event.get("data") or event.get("success") is True:
+        return False
     says_code = any(event.get(key) for key in ("code", "status", "status_code"))
-    return bool(says_code and isinstance(event.get("message"), str) and event["message"])
+    message = event.get("message") or event.get("msg")
+    return bool(says_code and isinstance(message, str) and message)
 
 
 NESTED = 8
@@ -64,7 +78,7 @@ def error_details(error: Any, *, status: int | None = None) -> ErrorDetails:
     if isinstance(error, ErrorDetails):
         return error
     if isinstance(error, BaseException):
-        return ErrorDetails(type=type(error).__name__, message=str(error) or None, status_code=status)
+        return _raised(error, status)
     for _ in range(NESTED):
         if not isinstance(error, dict) or not isinstance(error.get("error"), dict):
             break
@@ -74,17 +88,49 @@ def error_details(error: Any, *, status: int | None = None) -> ErrorDetails:
         return ErrorDetails(message=_message(error), status_code=status, retryable=retryable(status))
     kind = _text(error.get("type")) or _text(error.get("status"))
     code = _text(error.get("code"))
+    if code is None and "status_msg" in error:
+        code = _text(error.get("status_code"))
     if status is None:
-        status = _int(error.get("status_code")) or _http(error.get("code")) or _http(error.get("status"))
+        status = _int(error.get("status_code")) or _int(error.get("raw_status_code"))  # the latter is Mistral's
+        status = status or _http(error.get("code")) or _http(error.get("status"))
     if status is None:
         status = _STATUS_OF.get(code or "") or _STATUS_OF.get(kind or "")
-    said = (error.get(key) for key in ("message", "detail", "error"))
+    said = (error.get(key) for key in ("message", "detail", "error", "msg", "status_msg"))
     return ErrorDetails(
         type=kind,
         code=code,
         message=_message(next((each for each in said if each), None)),
         status_code=status,
         param=_text(error.get("param")),
+        retryable=retryable(status),
+    )
+
+
+def _raised(error: BaseException, status: int | None) -> ErrorDetails:
+    """An exception, and what providers' clients hang on it: the status and the body of the answer.
+
+    `status_code` and `body` are OpenAI's and Anthropic's, `code` and `details` Google's, `response` is botocore's.
+    """
+    for name in ("status_code", "code"):
+        status = status if status is not None else _int(getattr(error, name, None))
+    said = ErrorDetails()
+    response = getattr(error, "response", None)
+    if isinstance(response, dict) and isinstance(response.get("Error"), dict):
+        told, metadata = response["Error"], response.get("ResponseMetadata")
+        status = status if status is not None else _int((metadata or {}).get("HTTPStatusCode"))
+        said = error_details({"code": told.get("Code"), "message": told.get("Message")}, status=status)
+    for name in ("body", "details"):
+        body = getattr(error, name, None)
+        if isinstance(body, dict) and body:
+            said = error_details(body, status=status)
+            break
+    status = said.status_code if said.status_code is not None else status
+    return ErrorDetails(
+        type=said.type or type(error).__name__,
+        code=said.code,
+        message=said.message or str(error) or None,
+        status_code=status,
+        param=said.param,
         retryable=retryable(status),
     )
 

@@ -14,16 +14,16 @@ as strict: a body with another field, or another value where nothing may change,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-__all__ = ["Flat", "Holes", "flat"]
+__all__ = ["Flat", "Holes", "flat", "shared_flat"]
 
-SHARED: Final[dict[tuple[Any, ...], Flat]] = {}
+SHARED: Final[dict[tuple[Any, ...], Flat | None]] = {}
 MOST_SHARED: Final = 64
-"""Readers by the shape of their bodies. Making one is dear, and a provider has one or two shapes."""
+LONGEST_SHARED: Final = 512
+"""Readers by the holes and the bytes between them. Making one is dear; a provider has one or two shapes, short ones."""
 
 
 class Holes(NamedTuple):
@@ -42,31 +42,34 @@ class Holes(NamedTuple):
 class Flat:
     """Reads bodies of one shape. `first` is the key of the first hole, `quotes` what it and the last one lack."""
 
-    __slots__ = ("_between", "_close", "_number", "_open", "_read", "_text")
+    __slots__ = ("_between", "_close", "_numbered", "_open", "_read")
 
     def __init__(self, first: str, quotes: tuple[bytes, bytes], example: Mapping[str, Any], holes: Holes) -> None:
         begin = b'{"' + first.encode() + b'":' + quotes[0]
         self._open = b"[" + begin
         self._between = quotes[1] + b"}," + begin
         self._close = quotes[1] + b"}]"
-        self._text = attrgetter(holes.text)
-        self._number = attrgetter(holes.number) if holes.number is not None else None
+        self._numbered = holes.number is not None
         types = holes.types()
-        fields = [(name, types[name] if name in types else _only(value)) for name, value in example.items()]
-        row = msgspec.defstruct("Row", fields, forbid_unknown_fields=True, gc=False)
+        # Names of our own: those of the frame may be none that a struct can have.
+        own = {holes.text: "text", holes.number: "number"}
+        names = {key: own.get(key, f"field{place}") for place, key in enumerate(example)}
+        fields = [(names[key], types[key] if key in types else _only(value)) for key, value in example.items()]
+        said = {names[key]: key for key in example}
+        row = msgspec.defstruct("Row", fields, rename=said, forbid_unknown_fields=True, gc=False)
         self._read = msgspec.json.Decoder(list[row]).decode  # type: ignore[valid-type]
 
     def read(self, bodies: list[bytes], number: int) -> bytes | None:
         """The text of these bodies, numbered from `number` on where they are; None if one is of another frame."""
         try:
-            rows = self._read(self._open + self._between.join(bodies) + self._close)
+            rows: list[Any] = self._read(self._open + self._between.join(bodies) + self._close)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
         if len(rows) != len(bodies):
             return None
-        if self._number is not None and list(map(self._number, rows)) != list(range(number, number + len(rows))):
+        if self._numbered and [row.number for row in rows] != list(range(number, number + len(rows))):
             return None
-        return "".join(map(self._text, rows)).encode()
+        return "".join([row.text for row in rows]).encode()
 
 
 def _only(value: Any) -> Any:
@@ -86,7 +89,7 @@ def flat(body: bytes, event: Mapping[str, Any], holes: Holes) -> Flat | None:
         for quotes in ((b'"', b'"'), (b'"', b""), (b"", b'"'), (b"", b"")):
             example = _example(b'{"' + first.encode() + b'":' + quotes[0] + body + quotes[1] + b"}")
             if example is not None and _is_part(example, event, holes):
-                return _shared(first, quotes, example, holes)
+                return _reader(first, quotes, example, holes)
     return None
 
 
@@ -105,16 +108,25 @@ def _is_part(example: Mapping[str, Any], event: Mapping[str, Any], holes: Holes)
     return all(key in event and event[key] == value for key, value in example.items())
 
 
-def _shared(first: str, quotes: tuple[bytes, bytes], example: Mapping[str, Any], holes: Holes) -> Flat | None:
-    changing = holes.types()
-    shape = first, quotes, holes, tuple((key, None if key in changing else repr(example[key])) for key in example)
-    reader = SHARED.get(shape)
-    if reader is None:
-        try:
-            reader = Flat(first, quotes, example, holes)
-        except (TypeError, ValueError):  # a value too wide, or a field whose name no struct can have
-            return None
+def _reader(first: str, quotes: tuple[bytes, bytes], example: Mapping[str, Any], holes: Holes) -> Flat | None:
+    try:
+        return Flat(first, quotes, example, holes)
+    except (TypeError, ValueError):  # a value too wide, or a name that no field can have
+        return None
+
+
+def shared_flat(
+    kinds: tuple[int, ...], between: tuple[bytes, ...], body: bytes, event: Mapping[str, Any], holes: Holes
+) -> Flat | None:
+    """The same, made once for all frames with holes of these kinds in this order and these bytes between them.
+
+    The fields from the first hole to the last depend on nothing else.
+    """
+    if sum(map(len, between)) > LONGEST_SHARED:
+        return flat(body, event, holes)
+    shape = holes, kinds, between
+    if shape not in SHARED:
         if len(SHARED) >= MOST_SHARED:
             SHARED.popitem()  # the newest: whoever sends ever new shapes displaces only their own
-        SHARED[shape] = reader
-    return reader
+        SHARED[shape] = flat(body, event, holes)
+    return SHARED[shape]

@@ -24,6 +24,7 @@ from streamfold.errors import WireError
 from streamfold.framing import AutoFramer, Framer
 from streamfold.growth import Fields, Identity, Text
 from streamfold.types import JSON, AccumulatedData, ErrorDetails, StreamType
+from streamfold.wire.joined import DONE, documents
 from streamfold.wire.repeat import Repeat, cut
 
 __all__ = ["CHUNK", "CONTENT", "OUTPUT", "Fold", "decode"]
@@ -81,6 +82,8 @@ class Fold(ABC):
     """Whether the protocol has a frame that ends the stream. Where it has none, a finish reason is the end."""
     end_required: ClassVar[bool] = False
     """Whether a stream without its end marker is cut off even though a finish reason was said."""
+    ends_with_finish: bool = False
+    """Whether all has been said with the finish reason, so that what the transport saw after it does not count."""
     identity_keys: ClassVar[tuple[str, str]] = ("id", "model")
     """What the format calls the response's id and its model."""
     noise: ClassVar[tuple[str, ...]] = ()
@@ -208,15 +211,6 @@ class Fold(ABC):
         """Whether frames that repeat may still be found."""
         return self._credit > 0 and not self.full
 
-    def skim(self, data: bytes, lead: bytes) -> tuple[int, int]:
-        """Folds events at the front of an SSE body that repeat the last one; see `Repeat.skim`.
-
-        Returns how many bytes they were (0 when there are none such) and their flags.
-        """
-        assert self.repeat is not None
-        used, flags = self.repeat.skim(data, lead)
-        return used, flags | CHUNK if used else 0
-
     def add(self, payload: bytes, name: str | None = None) -> int:
         """Folds one frame the complete way."""
         self._settle()
@@ -271,12 +265,29 @@ class Fold(ABC):
             # A proxy says in plain words why the stream ends.
             self.error = ErrorDetails(type="error", message=text.decode("utf-8", "replace"))
             return CHUNK
+        if not self.strict and (found := documents(text)) and (found[0] or not found[1]):
+            return self._add_joined(*found, name)
         self.malformed += 1
         self.flag("malformed_json")
         if self.strict:
             sample = payload[:SAMPLE].decode("utf-8", "replace")
             raise WireError(f"{self.format}: a frame is not JSON ({error}): {sample!r}") from error
         return 0
+
+    def _add_joined(self, found: list[Any], rest: bytes, name: str | None) -> int:
+        """Folds the documents of a frame that holds several; see `joined.py`."""
+        flags = 0
+        for event in found:
+            if event == DONE:
+                self.ended = True
+            else:
+                flags |= self.add_decoded(event, name)
+        if found:
+            self.flag("joined_events")
+        if rest:
+            self.malformed += 1
+            self.flag("malformed_json")
+        return flags
 
     def _learn(self, payload: bytes, event: JSON, flags: int) -> None:
         path, target = self._plain  # type: ignore[misc]

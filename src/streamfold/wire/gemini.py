@@ -33,6 +33,7 @@ from streamfold.types import (
 )
 from streamfold.wire.errors import error_details
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
+from streamfold.wire.gemini_dump import CLIENT_ONLY, as_on_wire, is_dump
 from streamfold.wire.gemini_metadata import Gathered, Grounding, Usage, objects_in
 from streamfold.wire.gemini_parts import Parts, is_text
 from streamfold.wire.gemini_view import BLOCK_REASONS, FINISH_REASONS, enum_name, view_response
@@ -61,12 +62,16 @@ RESPONSE = Record(
     modelVersion=Identity,
     responseId=Identity,
     createTime=First,
+    **dict.fromkeys(CLIENT_ONLY, Skip),
 )
 
 KNOWN = frozenset({
     "candidates", "usageMetadata", "promptFeedback", "modelVersion", "responseId", "createTime", "modelStatus", "error",
 })  # fmt: skip
 """Fields of which a chunk of this API has at least one."""
+
+TELLTALES: Final = ("candidates", "usageMetadata", "usage_metadata", "promptFeedback", "prompt_feedback")
+"""Fields by which a chunk is known, as on the wire and as clients dump it."""
 
 GROWING: Final = ("groundingMetadata", "citationMetadata", "urlContextMetadata", "logprobsResult")
 """Fields of a candidate that a second copy of the same chunk could add to."""
@@ -75,7 +80,7 @@ GROWING: Final = ("groundingMetadata", "citationMetadata", "urlContextMetadata",
 class Gemini(Fold):
     """Folds the chunks of `streamGenerateContent` into a `GenerateContentResponse`."""
 
-    __slots__ = ("_candidates", "_finishes", "_top")
+    __slots__ = ("_candidates", "_finishes", "_top", "ends_with_finish")
 
     format: ClassVar[str] = "gemini"
     stream_type: ClassVar[StreamType] = StreamType.CHAT_COMPLETION
@@ -87,8 +92,12 @@ class Gemini(Fold):
         self._top = RESPONSE()
         self._candidates: dict[int, Fields] | None = None
         self._finishes: set[int] = set()
+        self.ends_with_finish = True
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
+        if (len(event) < 2 or not event.keys() <= KNOWN) and is_dump(event):
+            self._seeking = False  # the frame spells the places of its strings otherwise
+            event = as_on_wire(event)
         inner = event.get("response")
         if isinstance(inner, dict) and _is_envelope(event, inner):
             return self._add_chunk({**event, **inner}, inner, ("response",))
@@ -152,11 +161,12 @@ class Gemini(Fold):
         else:
             cell.add(candidate)
         self._note_parts(cell)
+        if flags & CONTENT and index in self._finishes:
+            self.ends_with_finish = False  # early models said the reason on every chunk, some proxies say it first
+            if not enum_name(candidate.get("finishReason"), FINISH_REASONS):
+                self.flag("content_after_finish")
         if enum_name(candidate.get("finishReason"), FINISH_REASONS):
-            # Early models said it on every chunk.
             self._finishes.add(index)
-        elif flags & CONTENT and index in self._finishes:
-            self.flag("content_after_finish")
         self.finished = self._finishes.issuperset(self._candidates)
         return flags
 
@@ -214,7 +224,7 @@ class Gemini(Fold):
         inner = event.get("response")
         if isinstance(inner, dict) and _is_envelope(event, inner):
             event = inner
-        return any(key in event for key in ("candidates", "usageMetadata", "promptFeedback"))
+        return any(key in event for key in TELLTALES)
 
     @staticmethod
     def view(response: JSON, data: AccumulatedData) -> None:

@@ -253,12 +253,13 @@ _STREAMING = frozenset({"args", "partialArgs", "willContinue"})
 class Parts:
     """`content.parts`: the stretches of a chunk follow what came before."""
 
-    __slots__ = ("_blank", "_by_id", "_items", "_null", "_open", "_shut", "last_call", "late_call", "odd")
+    __slots__ = ("_blank", "_by_id", "_items", "_null", "_open", "_shut", "_whole", "last_call", "late_call", "odd")
 
     def __init__(self) -> None:
         self._items: list[TextPart | Call | Any] = []
         self._blank: JSON | None = None
         self._by_id: dict[str, Call] = {}
+        self._whole: dict[str, JSON] = {}  # parts with a call that came in one piece, by its id
         self._open: dict[int, Call] = {}  # calls that go on, the one spoken of last at the end
         self._null = True
         self._shut = False
@@ -312,7 +313,7 @@ class Parts:
         current = self._call_of(call)
         if current is None:
             if _is_whole(call):
-                self._append(dict(part))
+                self._add_whole_call(part, call)
                 return
             if not call:  # the end of a call that is not known to have begun
                 if len(part) > 1:
@@ -328,6 +329,18 @@ class Parts:
         if not current.add(part, call):
             self.odd = True
         self._note_call(current)
+
+    def _add_whole_call(self, part: Mapping[str, Any], call: Mapping[str, Any]) -> None:
+        """A call in one piece. Said again under its id it is the same call, though perhaps without its signature."""
+        kept = dict(part)
+        if isinstance(identity := call.get("id"), str) and identity and not self._shut:
+            known = self._whole.setdefault(identity, kept)
+            if known is not kept and known["functionCall"] == call:
+                self.late_call = True
+                for key, value in part.items():
+                    known.setdefault(key, value)
+                return
+        self._append(kept)
 
     def _note_call(self, call: Call) -> None:
         self.last_call = call

@@ -66,8 +66,8 @@ BRINGS: Final = {
     "tool_calls": OUTPUT,
 }
 
-FINISH_REASONS: Final = {"stop": "stop", "length": "length"}
-"""`load` and `unload` (the request only moved a model) have no counterpart."""
+FINISH_REASONS: Final = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
+"""`load` and `unload` (the request only moved a model) have no counterpart. The last is a word of copies of the API."""
 
 
 class OllamaChat(Fold):
@@ -158,9 +158,11 @@ class OllamaChat(Fold):
 
     @classmethod
     def recognises(cls, event: JSON, name: str | None) -> bool:
-        if not isinstance(event.get("done"), bool) or not isinstance(event.get("created_at"), str):
+        if not isinstance(event.get("done"), bool):
             return False
-        return isinstance(event.get("message"), dict) or any(key in event for key in ("response", "image", "total"))
+        if isinstance(event.get("message"), dict) or isinstance(event.get("response"), str):
+            return True  # servers that copy the API may leave out the rest
+        return isinstance(event.get("created_at"), str) and any(key in event for key in ("image", "total"))
 
     @staticmethod
     def view(response: JSON, data: AccumulatedData) -> None:

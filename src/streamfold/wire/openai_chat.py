@@ -48,10 +48,11 @@ from streamfold.wire.openai_message import (
     is_same_text,
     nameless_calls,
     objects,
+    resent_arguments,
 )
 from streamfold.wire.usage import is_consistent, openai_usage
 
-__all__ = ["OpenAIChat", "chat_choice", "finish_reason"]
+__all__ = ["FAILURES", "OpenAIChat", "chat_choice", "finish_reason"]
 
 
 CHOICE = Record(
@@ -84,7 +85,26 @@ CHUNK_RECORD = Record(
     x_groq=Merge,
     prompt_filter_results=Latest,
     timings=Merge,
+    moderation=Merge,  # of the input first, of the output last
 )
+
+
+STREAMED_OBJECTS = ("chat.completion.chunk", "chat.reasoning", "chat.reasoning.done", "chat.completion.done")
+"""What chunks call themselves; the last three are Perplexity's, in its concise mode."""
+
+LAST_OBJECTS = ("chat.completion", "chat.completion.done")
+"""What the last chunk may call itself: a whole response where a stream was expected, or the end of Perplexity's."""
+
+FAILURES = ("error", "network_error", "insufficient_system_resource", "abort")
+"""Finish reasons of an answer that the server could not finish: OpenRouter, Zhipu, DeepSeek, vLLM."""
+
+
+HELPER_EVENTS = frozenset({
+    "chunk", "content.delta", "content.done", "refusal.delta", "refusal.done",
+    "tool_calls.function.arguments.delta", "tool_calls.function.arguments.done",
+    "logprobs.content.delta", "logprobs.content.done", "logprobs.refusal.delta", "logprobs.refusal.done",
+})  # fmt: skip
+"""Types of what the `stream()` helper of OpenAI's SDK yields: each chunk, and beside it what it has made of it."""
 
 
 class OpenAIChat(Fold):
@@ -103,6 +123,8 @@ class OpenAIChat(Fold):
     def add_event(self, event: JSON, name: str | None = None) -> int:
         choices = event.get("choices")
         if not choices or name is not None or "error" in event or "x_groq" in event:
+            if choices is None and isinstance(kind := event.get("type"), str) and kind in HELPER_EVENTS:
+                return self._add_helper_event(event)
             error = error_of(event, name)
             if error is not None:
                 self._fail(error)
@@ -122,8 +144,8 @@ class OpenAIChat(Fold):
         for place, choice in enumerate(choices):
             if isinstance(choice, dict):
                 flags |= self._add_choice(choice, place)
-        if event.get("object") == "chat.completion" and _is_whole(choices):
-            self.ended = True  # a whole response where a stream was expected
+        if event.get("object") in LAST_OBJECTS and _is_whole(choices, event["object"]):
+            self.ended = True
         if self._seeking and flags & OUTPUT and len(choices) == 1 and not self.finished and type(choices) is list:
             self._look_for_plain(choices[0])
         return flags
@@ -154,11 +176,23 @@ class OpenAIChat(Fold):
         cell.add(choice)
         if choice.get("error"):
             self._fail(choice["error"])
-        elif reason == "error" and self.error is None:
-            # OpenRouter may say no more than that.
-            native = choice.get("native_finish_reason")
-            self.error = ErrorDetails(type="error", code=native if isinstance(native, str) and native else None)
+        elif reason and reason in FAILURES and self.error is None:
+            # OpenRouter and others may say no more than that.
+            native = choice.get("native_finish_reason") or (reason if reason != "error" else None)
+            self.error = ErrorDetails(type="error", code=native if isinstance(native, str) else None)
         return flags
+
+    def add_value(self, value: Any, name: str | None) -> int:
+        if value == "[DONE]":  # from a proxy that encodes every payload
+            self.ended = True
+            return 0
+        return super().add_value(value, name)
+
+    def _add_helper_event(self, event: JSON) -> int:
+        """An event of the SDK's `stream()` helper: the chunk inside it counts, what it has made of it does not."""
+        self._seeking = False
+        chunk = event.get("chunk")
+        return self.add_event(chunk) if isinstance(chunk, dict) else 0
 
     def _fail(self, error: Any) -> None:
         """Takes an error. The first one that says anything stays: what follows it is its consequence."""
@@ -192,7 +226,7 @@ class OpenAIChat(Fold):
             top["choices"] = [_choice_value(index, self._choices[index]) for index in sorted(self._choices)]
         if not top.get("usage") and (usage := _usage_of(top)):
             top["usage"] = usage  # where the unstreamed response of the same server has it
-        if top.get("object") == "chat.completion.chunk":
+        if top.get("object") in STREAMED_OBJECTS:
             top["object"] = "chat.completion"
         return top
 
@@ -204,6 +238,8 @@ class OpenAIChat(Fold):
         found = super().anomalies
         if any(nameless_calls(choice.get("delta")) for choice in (self._choices or {}).values()):
             found.append("nameless_tool_call")
+        if any(resent_arguments(choice.get("delta")) for choice in (self._choices or {}).values()):
+            found.append("resent_arguments")
         if not is_consistent(self._top.said("usage")):
             found.append("usage_inconsistent")
         return found
@@ -216,10 +252,12 @@ class OpenAIChat(Fold):
     @classmethod
     def recognises(cls, event: JSON, name: str | None) -> bool:
         kind = str(event.get("object", ""))
-        if kind.startswith("chat.completion"):
+        if kind.startswith(("chat.completion", "chat.reasoning")):
             return True
         if kind.startswith(("transcription.", "translation.")):
             return False  # an older vLLM streams these as if they were chats
+        if event.get("type") == "chunk" and isinstance(event.get("chunk"), dict):
+            return cls.recognises(event["chunk"], None)
         choices = event.get("choices")
         if not isinstance(choices, list):
             return False
@@ -248,8 +286,10 @@ class OpenAIChat(Fold):
         data.token_usage = openai_usage(usage)
 
 
-def _is_whole(choices: Any) -> bool:
+def _is_whole(choices: Any, said: str) -> bool:
     """Whether these are the choices of an unstreamed response. Some servers give their chunks its `object`."""
+    if said == "chat.completion.done":
+        return True
     return bool(choices) and all(
         isinstance(choice, dict) and isinstance(choice.get("message"), dict) and not choice.get("delta")
         for choice in choices
@@ -311,6 +351,7 @@ FINISH_REASONS = {
     "content_filter": "content_filter",
     "function_call": "function_call",
     # Words of other servers behind this API.
+    "normal": "stop",
     "eos": "stop",
     "eos_token": "stop",
     "end_turn": "stop",
@@ -319,6 +360,7 @@ FINISH_REASONS = {
     "model_length": "length",
     "model_context_window_exceeded": "length",
     "tool_use": "tool_calls",
+    "tool_call": "tool_calls",
     "sensitive": "content_filter",
     "safety": "content_filter",
     "refusal": "content_filter",

@@ -16,16 +16,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from streamfold.growth import Extend, Fields, First, Identity, Latest, Merge, Record, Skip, Text
-from streamfold.types import JSON, AccumulatedData, ChatMessage, Choice, StreamType
+from streamfold.growth import Extend, Fields, First, Identity, Latest, Merge, Record, Skip, Text, index_of
+from streamfold.types import JSON, AccumulatedData, ChatMessage, Choice, ErrorDetails, StreamType
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
-from streamfold.wire.openai_chat import finish_reason
+from streamfold.wire.openai_chat import FAILURES, finish_reason
 from streamfold.wire.usage import openai_usage
 
 __all__ = ["OpenAICompletions"]
 
-PER_TOKEN = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+PER_TOKEN = ("tokens", "token_ids", "token_logprobs", "top_logprobs", "text_offset")
 """The arrays of `logprobs` with one entry for each token."""
 
 
@@ -36,7 +36,7 @@ class TokenLogprobs:
 
     def __init__(self) -> None:
         self._arrays: dict[str, list[Any] | None] = {}  # None: only ever null
-        self._others = Record()()
+        self._others = Record(content=Extend, refusal=Extend)()  # as in chat completions (llama.cpp, Fireworks)
         self._tokens = 0
         self._null = True
         self._shut = False
@@ -74,9 +74,14 @@ class TokenLogprobs:
         self._shut = True
 
 
+REASONING_KEYS = ("reasoning", "reasoning_content")
+"""Where servers put the reasoning of a model that is asked this way all the same (OpenRouter)."""
+
 CHOICE = Record(
     index=First,
     text=Text,
+    reasoning=Text,
+    reasoning_content=Text,
     finish_reason=Latest,
     logprobs=TokenLogprobs,
     token_ids=Extend,
@@ -137,25 +142,30 @@ class OpenAICompletions(Fold):
         return flags
 
     def _add_choice(self, choice: Mapping[str, Any], place: int) -> int:
-        index = choice.get("index")
-        if not isinstance(index, int):
-            index = place
+        named = index_of(choice.get("index"))
+        index = place if named is None else named
         cell = self._choice(index)
         if cell is None:
             return 0
+        choice = _as_completion(choice)
         text = choice.get("text")
         flags = OUTPUT | CONTENT if isinstance(text, str) and text else 0
-        if flags and index in self._finishes and not choice.get("finish_reason"):
+        if any(choice.get(key) for key in REASONING_KEYS):
+            flags |= OUTPUT
+        if flags & CONTENT and index in self._finishes and not choice.get("finish_reason"):
             self.flag("content_after_finish")
-        if choice.get("finish_reason"):
+        reason = choice.get("finish_reason")
+        if reason:
             self._finishes.add(index)
             self.finished = True
         if choice.get("error"):
             self.error = error_details(choice["error"])
+        elif reason and reason in FAILURES and self.error is None:
+            self.error = ErrorDetails(type="error", code=reason if reason != "error" else None)
         for key, value in choice.items():
             if key == "text" and value is not None and not isinstance(value, str):
                 self.flag("unexpected_shape")
-            elif key != "delta" or value:  # servers that also chat may end with an empty delta
+            else:
                 cell.cell(key).add(value)
         return flags
 
@@ -184,8 +194,9 @@ class OpenAICompletions(Fold):
         """Marks the frame as one whose whole effect is its text appended, if it is. See `repeat.py`."""
         if choice.get("logprobs") or choice.get("token_ids") or choice.get("error") or self.error is not None:
             return
-        index = choice.get("index")
-        cell = self._choice(index if isinstance(index, int) else 0)
+        if choice.get("delta") or any(choice.get(key) for key in REASONING_KEYS):
+            return
+        cell = self._choice(index_of(choice.get("index")) or 0)
         text = cell.get("text") if cell is not None else None
         if isinstance(text, Text):
             self._plain = (("choices", 0, "text"), text)
@@ -246,12 +257,27 @@ class OpenAICompletions(Fold):
         data.token_usage = openai_usage(response.get("usage"))
 
 
+def _as_completion(choice: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A choice without the `delta` that some servers put beside the text (Together), or in its place."""
+    if "delta" not in choice:
+        return choice
+    delta = choice["delta"]
+    out = {key: value for key, value in choice.items() if key != "delta"}
+    if "text" not in out and isinstance(delta, Mapping) and "content" in delta:
+        out["text"] = delta["content"]
+    return out
+
+
 def _neutral_choice(choice: Mapping[str, Any], place: int) -> Choice:
     """A native choice as a neutral one. Nobody said who speaks, so the message has no role."""
     index, text, logprobs, reason = (choice.get(key) for key in ("index", "text", "logprobs", "finish_reason"))
+    thoughts = (choice.get(key) for key in REASONING_KEYS)
     return Choice(
         index=index if isinstance(index, int) else place,
-        message=ChatMessage(content=text if isinstance(text, str) else None),
+        message=ChatMessage(
+            content=text if isinstance(text, str) else None,
+            reasoning=next((thought for thought in thoughts if thought and isinstance(thought, str)), None),
+        ),
         finish_reason=str(reason) if reason else None,
         logprobs=logprobs if isinstance(logprobs, dict) else None,
     )

@@ -46,6 +46,7 @@ __all__ = [
     "is_complete_json",
     "nameless_calls",
     "objects",
+    "resent_arguments",
     "tool_call",
 ]
 
@@ -108,13 +109,73 @@ def _echoed(old: Any, new: Any, depth: int = DEEPEST_ECHO) -> Any:
     return new
 
 
-class Arguments(Text):
-    """The argument text of a call. A server that sends an object instead of its text has sent it whole."""
+class ToolInput(Text):
+    """What a tool is given. A server that sends an object instead of its text has sent it whole."""
 
     __slots__ = ()
 
     def spelled(self, value: Any) -> str:
         return json_text(value)
+
+
+PIECES_OF_A_KIND = 2
+"""Pieces of arguments after which it is known whether each brings the next stretch or all of them so far."""
+
+
+class Arguments(ToolInput):
+    """The argument text of a call.
+
+    Some servers send all of it so far with every delta (DeepSeek on Qianfan), or with the last one (vLLM). That is
+    taken for what it is only where it is proved: the text so far begins the new one, which is longer, and the two, one
+    after the other, could not be JSON.
+    """
+
+    __slots__ = ("_pieces", "resent")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces = 0
+        self.resent = False
+        """Whether a delta has brought all the text so far."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the next piece is sure to be the next stretch."""
+        return self._pieces >= PIECES_OF_A_KIND and not self.resent
+
+    def add(self, value: Any) -> None:
+        if not isinstance(value, str) or not value or self._shut:
+            super().add(value)
+            return
+        if self._bytes and value[0] == "{" and self._is_all_so_far(value):
+            self._bytes[:] = value.encode("utf-8", "surrogatepass")
+            self.resent = True
+            return
+        self._pieces = min(self._pieces + 1, PIECES_OF_A_KIND)
+        super().add(value)
+
+    def _is_all_so_far(self, value: str) -> bool:
+        assert self._bytes is not None
+        size = len(self._bytes)
+        if 4 * len(value) < size:
+            return False
+        whole = value.encode("utf-8", "surrogatepass")
+        if not whole.startswith(self._bytes):
+            return False
+        if self.resent:
+            return True
+        return len(whole) > size and _begins_json(whole) and not _begins_json(bytes(self._bytes) + whole)
+
+
+def _begins_json(text: bytes) -> bool:
+    """Whether a text is JSON, or the beginning of some."""
+    try:
+        msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        return "truncated" in str(error)
+    except (UnicodeDecodeError, RecursionError):
+        return True  # as far as can be told
+    return True
 
 
 class Prose(Text):
@@ -176,7 +237,7 @@ class FunctionPart(Fields):
         return None
 
 
-FUNCTION = Record(name=Name, arguments=Arguments, input=Arguments)
+FUNCTION = Record(name=Name, arguments=Arguments, input=ToolInput)
 TOOL_CALL = Record(
     index=Skip,  # names the call while it streams; a whole call has none
     id=First,
@@ -197,7 +258,7 @@ class ToolCalls:
     What names a call, in order: its `index` (an identity, not a position: it may start at 1), within an index its
     `id` together with a function name (servers that send whole calls give all of them index 0), and for entries
     without an index the id, else the call that was open last. An id that changes without a name belongs to the same
-    call. Empty strings name nothing.
+    call. Empty strings name nothing; where all that is left to tell two calls apart is that both are whole, that does.
     """
 
     __slots__ = ("_calls", "_last", "_next", "_open", "_shut")
@@ -235,9 +296,10 @@ class ToolCalls:
         current = self._last if index is None else self._at(index)
         identity = entry.get("id")
         if not identity:
-            if index is None and current is not None and _opens_nameless(entry, current, fresh):
+            if current is None:
                 return None
-            return current
+            opens = _opens_nameless(entry, current, fresh) if index is None else _is_a_call_of_its_own(entry, current)
+            return None if opens else current
         if index is None:
             for _, call in reversed((self._calls or [])[-LATELY:]):
                 if call.said("id") == identity:
@@ -247,7 +309,7 @@ class ToolCalls:
         said = current.said("id")
         if not said or said == identity:
             return current
-        return None if _name_in(entry) else current
+        return None if _name_in(entry) and not _goes_on(entry, current) else current
 
     def _at(self, index: int) -> Fields | None:
         """The call that is open at an index."""
@@ -336,6 +398,42 @@ def _opens_nameless(entry: Mapping[str, Any], current: Fields, fresh: Fields | N
     return any(isinstance(part, FunctionPart) and part.text for part in parts)
 
 
+LONGEST_WHOLE = 16 * 1024
+"""Bytes of arguments that are looked at to tell whether they are whole; so a server that repeats names costs little."""
+
+
+def _is_a_call_of_its_own(entry: Mapping[str, Any], current: Fields) -> bool:
+    """Whether an entry without id, under the index of the open call, opens a call.
+
+    It does if it has a name, and begins an object where the open call has a whole one: the two cannot be one text.
+    """
+    function = entry.get("function")
+    if not isinstance(function, dict) or not function.get("name"):
+        return False
+    begins, text = function.get("arguments"), _arguments_of(current)
+    if not isinstance(begins, str) or not begins.startswith("{") or text is None or len(text) > LONGEST_WHOLE:
+        return False
+    so_far = text.value() or ""
+    return so_far.startswith("{") and so_far.endswith("}") and is_complete_json(so_far)
+
+
+def _goes_on(entry: Mapping[str, Any], current: Fields) -> bool:
+    """Whether an entry with another id goes on with the arguments of the open call.
+
+    Some servers make a new id for every delta. The name is then the same, and arguments do not begin in the middle.
+    """
+    function, open_part = entry.get("function"), current.get("function")
+    if not isinstance(function, dict) or not isinstance(open_part, FunctionPart) or not open_part.text:
+        return False
+    if function.get("name") != open_part.said("name"):
+        return False
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str) or arguments == "" or arguments.startswith(("{", "[", "null")):
+        return False
+    # What is whole already, such as a number, does not go on.
+    return len(open_part.text) > LONGEST_WHOLE or not is_complete_json(open_part.text.value() or "")
+
+
 def nameless_calls(message: Cell | None) -> bool:
     """Whether some tool call of a growing message was never named (what a server sends that splits a call wrongly)."""
     calls = message.get("tool_calls") if isinstance(message, Fields) else None
@@ -346,6 +444,15 @@ def nameless_calls(message: Cell | None) -> bool:
         if not any(isinstance(part, FunctionPart) and part.said("name") for part in parts):
             return True
     return False
+
+
+def resent_arguments(message: Cell | None) -> bool:
+    """Whether the arguments of some tool call came as a whole again and again."""
+    calls = message.get("tool_calls") if isinstance(message, Fields) else None
+    if not isinstance(calls, ToolCalls):
+        return False
+    texts = (_arguments_of(call) for call in calls.calls())
+    return any(isinstance(text, Arguments) and text.resent for text in texts)
 
 
 class Entries:
@@ -409,10 +516,14 @@ def _continues(entry: Mapping[str, Any], current: Fields) -> bool:
     return not (entry.get("text") or entry.get("thinking"))
 
 
+GROWING_PARTS = ("text", "thinking", "reasoning")
+"""Types of the parts of a content that come in stretches."""
+
+
 class Content:
     """`content`: text, or a list of typed parts (Mistral's reasoning models), or first the one and then the other.
 
-    A part continues the one before it when both are text, or both thinking.
+    A part continues the one before it when both are text, both thinking (Mistral) or both reasoning (Databricks).
     """
 
     __slots__ = ("_parts", "_shut", "text")
@@ -449,10 +560,11 @@ class Content:
             part = {"type": "text", "text": part}
         last = self._parts[-1] if self._parts else None
         kind = part.get("type")
-        if isinstance(last, Fields) and kind in ("text", "thinking") and last.said("type") == kind:
+        grows = kind in GROWING_PARTS and not isinstance(part.get("summary"), str)
+        if grows and isinstance(last, Fields) and last.said("type") == kind:
             last.add(part)
         else:
-            cell = (self.part if kind in ("text", "thinking") else Latest)()
+            cell = (self.part if grows else Latest)()
             cell.add(part)
             self._parts.append(cell)
 
@@ -474,7 +586,7 @@ class Thinking(Content):
     part = Record(type=Word, text=Text)
 
 
-Content.part = Record(type=Word, text=Text, thinking=Thinking)
+Content.part = Record(type=Word, text=Text, thinking=Thinking, summary=Entries)
 
 
 REASONING_KEYS = ("reasoning", "reasoning_content", "reasoning_text", "thinking")
@@ -484,12 +596,15 @@ MESSAGE = Record(
     role=Word,
     token_id=Skip,  # of one token (Together): a message has many
     content=Content,
+    content_list=Content,  # the same as parts, and as `text` once more (Snowflake)
+    text=Text,
     refusal=Text,
     reasoning=Prose,
     reasoning_content=Prose,
     reasoning_text=Prose,
     thinking=Prose,
     reasoning_details=Entries,
+    reasoning_steps=Union,
     tool_calls=ToolCalls,
     function_call=FunctionPart,
     audio=Record(id=First, data=Base64, transcript=Text, expires_at=Latest),
@@ -501,7 +616,14 @@ MESSAGE = Record(
 )
 
 LOGPROBS = Record(
-    content=Extend, refusal=Extend, tokens=Extend, token_logprobs=Extend, top_logprobs=Extend, text_offset=Extend
+    content=Extend,
+    refusal=Extend,
+    reasoning_content=Extend,
+    tokens=Extend,
+    token_ids=Extend,
+    token_logprobs=Extend,
+    top_logprobs=Extend,
+    text_offset=Extend,
 )
 
 
@@ -570,13 +692,22 @@ def _growing_arguments(value: Any, calls: ToolCalls) -> tuple[tuple[str | int, .
     if not isinstance(function, dict) or function.get("name") or function.keys() - {"name", "arguments"}:
         return None
     text = calls.arguments()
-    if text is None or not isinstance(function.get("arguments"), str):
+    if not isinstance(text, Arguments) or not text.is_settled or not isinstance(function.get("arguments"), str):
         return None
     return ("tool_calls", 0, "function", "arguments"), text
 
 
 _BRINGS = dict.fromkeys(("content", "refusal", "images"), OUTPUT | CONTENT) | dict.fromkeys(
-    (*REASONING_KEYS, "tool_calls", "function_call", "reasoning_details", "thinking_blocks", "executed_tools"), OUTPUT
+    (
+        *REASONING_KEYS,
+        "tool_calls",
+        "function_call",
+        "reasoning_details",
+        "reasoning_steps",
+        "thinking_blocks",
+        "executed_tools",
+    ),
+    OUTPUT,
 )
 """What a field of a delta shows, if it holds anything."""
 
@@ -645,9 +776,15 @@ def _content_of(content: Any) -> tuple[str | None, str | None]:
     """The text and the reasoning of a `content` that is a string or a list of typed parts."""
     if not isinstance(content, list):
         return content if isinstance(content, str) else None, None
-    parts = objects(content)
-    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
-    thoughts = [text for part in parts for text in _texts(part.get("thinking"))]
+    thoughts: list[str] = []
+    texts: list[str] = []
+    for part in objects(content):
+        if part.get("type") == "reasoning":
+            thoughts.extend(_texts(part))
+            continue
+        thoughts.extend(_texts(part.get("thinking")))
+        if isinstance(part.get("text"), str):
+            texts.append(part["text"])
     return "".join(texts) if texts else None, "".join(thoughts) if thoughts else None
 
 

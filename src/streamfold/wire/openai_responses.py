@@ -100,6 +100,9 @@ FINISH_REASONS: Final = {
 }
 """`incomplete_details.reason` in the words of chat completions."""
 
+TEXTS: Final = ("output_text", "text")
+"""Parts of a message that are text; the second is what some servers call it."""
+
 CALLS: Final = ("function_call", "custom_tool_call")
 """Items that are `tool_calls` of a chat message."""
 
@@ -212,6 +215,8 @@ class OpenAIResponses(Fold):
         item = self._open_item(event, leaf.item)
         if item is None:
             return 0
+        if leaf.item == "function_call" and "name" not in item.tree and _text(event.get("name")) is not None:
+            item.tree["name"] = event["name"]  # of an item that a resumed stream never introduced
         news, differs = item.settle(leaf, event, whole)
         if differs:
             self.flag("done_differs_from_deltas")
@@ -568,11 +573,11 @@ def _type_of(event: JSON, name: str | None) -> str:
 
 
 def _message(items: list[JSON]) -> ChatMessage:
-    parts = [part for item in items if item.get("type") == "message" for part in _objects(item.get("content"))]
+    parts = [part for item in items if item.get("type") == "message" for part in _parts(item.get("content"))]
     role = next((item["role"] for item in items if item.get("type") == "message" and item.get("role")), "assistant")
     return ChatMessage(
         role=role if isinstance(role, str) else None,
-        content=_joined(part.get("text") for part in parts if part.get("type") == "output_text"),
+        content=_joined(part.get("text") for part in parts if part.get("type") in TEXTS),
         refusal=_joined(part.get("refusal") for part in parts if part.get("type") == "refusal"),
         reasoning=_joined((_thought(item) for item in items if item.get("type") == "reasoning"), "\n\n"),
         audio=_audio(parts),
@@ -580,6 +585,11 @@ def _message(items: list[JSON]) -> ChatMessage:
         annotations=[note for part in parts for note in _objects(part.get("annotations"))] or None,
         images=[image for item in items if (image := _image(item)) is not None] or None,
     )
+
+
+def _parts(content: Any) -> list[JSON]:
+    """The parts of a message. Some servers put bare text in their place."""
+    return [{"type": "output_text", "text": content}] if isinstance(content, str) else _objects(content)
 
 
 def _thought(item: JSON) -> str | None:

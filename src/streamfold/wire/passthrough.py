@@ -26,6 +26,7 @@ from streamfold.types import JSON, AccumulatedData, PassthroughOutput, StreamTyp
 from streamfold.wire import fold_class, recognise
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, Fold, decode
+from streamfold.wire.joined import documents
 from streamfold.wire.usage import openai_usage
 
 __all__ = ["MAX_BODY", "Passthrough"]
@@ -83,6 +84,10 @@ class Passthrough(Fold):
     @property
     def end_required(self) -> bool:  # type: ignore[override]
         return self._inner is not None and self._inner.end_required
+
+    @property
+    def ends_with_finish(self) -> bool:  # type: ignore[override]
+        return self._inner is not None and self._inner.ends_with_finish
 
     @property
     def chunks(self) -> int:
@@ -174,21 +179,16 @@ class Passthrough(Fold):
 
     def _recognised(self, payload: bytes, name: str | None) -> Fold | None:
         """The fold of the format that this frame can only be of."""
-        try:
-            event = decode(payload)
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(event, dict):
-            return None
-        kind = recognise(event, name)
-        if kind is not None and kind is not type(self):
-            inner = kind()
-            if self.full:
-                inner.close()
-            return inner
-        if isinstance(event.get("usage"), dict):
-            self._usage = merged(self._usage, event["usage"])
-        self._told_error = error_of(event, name) or self._told_error
+        for event in _objects_in(payload):
+            kind = recognise(event, name)
+            if kind is not None and kind is not type(self):
+                inner = kind()
+                if self.full:
+                    inner.close()
+                return inner
+            if isinstance(event.get("usage"), dict):
+                self._usage = merged(self._usage, event["usage"])
+            self._told_error = error_of(event, name) or self._told_error
         return None
 
     def _follow(self, inner: Fold) -> None:
@@ -244,6 +244,15 @@ class Passthrough(Fold):
         envelope, data.response = data.response, data.response.get("response")
         inner.finish_view(data)
         data.response, data.stream_type = envelope, self.stream_type
+
+
+def _objects_in(payload: bytes) -> list[JSON]:
+    """The objects of a frame: mostly one; several of a list, or of events that run into each other."""
+    try:
+        found = decode(payload)
+    except (ValueError, RecursionError):
+        found = documents(payload)[0]
+    return [event for event in (found if isinstance(found, list) else [found]) if isinstance(event, dict)]
 
 
 def _view_inner(format: Any, inner: JSON, data: AccumulatedData) -> None:

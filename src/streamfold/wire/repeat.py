@@ -13,18 +13,19 @@ it again would change nothing (the fold vouches for that), so appending the stri
 
 What must be right, and why it is:
 
-* The cut is proved, not guessed: the frame with a probe in its holes must decode to the same document with the probe.
+* The cut is proved, not guessed: the frame with probes in its holes must decode to the same document with the probes.
 * The hole must hold a valid string body. Without backslash, quote or control character that is seen at once; with
   one, the JSON decoder judges. Anything doubtful is a miss, and a miss takes the complete way.
 * Some frames carry more that changes and means nothing to the answer: OpenAI's `obfuscation` (padding against traffic
-  analysis), the `sequence_number` of the Responses API, and what a format calls its `noise` (Ollama's `created_at`).
-  They are holes as well.
+  analysis), the `sequence_number` of the Responses API, the spaces that Anthropic pads with, and what a format calls
+  its `noise` (Ollama's `created_at`). They are holes as well.
 * Any other frame in between ends the pattern: it may have changed what the pattern takes as unchanged.
 
 Frames that repeat mostly come in runs, and a run is folded without a look at each of its frames: cut apart at what is
 always the same, its holes are judged and joined together (`_text`). Given unframed bytes, that even spares the framing
-(`skim`). One frame at a time (`_body`) is for short runs and for what the other way cannot settle. Holes that all stand
-at one level have a quicker way still (`flat.py`).
+(`skim`). One frame at a time (`_body`) is for what the other way cannot settle: the frames before one that is odd.
+Holes that all stand at one level have a quicker way still (`flat.py`). And a format whose frames name no stream may
+know beforehand how they are spelled, and make a pattern of the first one undecoded (`anthropic_messages.py`).
 
 A pattern lives as long as its stream, so it holds no more than the frame's own bytes.
 """
@@ -32,7 +33,7 @@ A pattern lives as long as its stream, so it holds no more than the frame's own 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import takewhile
 from operator import itemgetter, methodcaller
@@ -41,13 +42,15 @@ from typing import Any, Final
 import msgspec
 
 from streamfold.growth import Text
-from streamfold.wire.flat import Flat, Holes, flat
+from streamfold.wire.flat import Flat, Holes, shared_flat
 
-__all__ = ["Repeat", "cut"]
+__all__ = ["SPACES", "TEXT", "NoisyRepeat", "Repeat", "cut", "utf8"]
 
 TEXT: Final = 0
 PADDING: Final = 1
 NUMBER: Final = 2
+SPACES: Final = 3
+"""Kinds of holes. Anthropic's padding against traffic analysis are spaces between two brackets."""
 
 LF: Final = 10
 QUOTE: Final = 34
@@ -57,9 +60,9 @@ BLANK_LINE: Final = b"\n\n"
 NEEDLE: Final = 12
 """Bytes that are searched for where a longer stretch is meant: enough to be rare, few enough to be quick."""
 
-FEW: Final = 8
-WINDOW: Final = 64
-"""Frames folded together, at the least and at the most. Few at first, because one that differs spoils the stretch;
+FEW: Final = 64
+WINDOW: Final = 128
+"""Frames folded together, at first and at most. Few at first, because one that differs spoils the stretch;
 never too many, so that their bytes stay in the processor's cache."""
 
 MARK: Final = b"\x7f"
@@ -112,19 +115,20 @@ class Repeat:
         self.hits = 0
         """Frames folded this way so far."""
 
-    def skim(self, data: bytes, lead: bytes) -> tuple[int, int]:
-        """Folds the events at the front of an SSE body that repeat this frame, each `lead`, payload, blank line.
+    def skim(self, data: bytes, at: int, lead: bytes) -> tuple[int, int]:
+        """Folds the events of an SSE body, from `at` on, that repeat this frame: each `lead`, payload, blank line.
 
-        Returns how many bytes they were, and the flags of what was folded.
+        Returns how many bytes they were, and the flags of what was folded. A window of them at most.
         """
         if lead is not self._lead:
             self._lead, self._begin, self._end = lead, lead + self._prefix, _once(self._suffix + BLANK_LINE)
-        if not data.startswith(self._begin):
+        if not data.startswith(self._begin, at):
             return 0, 0
-        flags = self.one(data)
-        if flags is not None:
-            return len(data), flags
-        return self._skim_many(data)
+        if at == 0 and len(data) < 2 * len(self._begin):
+            flags = self.one(data)
+            if flags is not None:
+                return len(data), flags
+        return self._skim_many(data, at)
 
     def one(self, data: bytes) -> int | None:
         """Folds bytes that are just one more event, as a paced stream has in each read; None if they are not.
@@ -138,55 +142,46 @@ class Repeat:
         if stop < len(begin):
             return None  # the two overlap, and where they do it is not JSON
         body = data[len(begin) : stop]
-        # What `_body` and `_take` do, without calling them: a paced stream comes here for each event, when little of
+        # What `_body` and `take` do, without calling them: a paced stream comes here for each event, when little of
         # us is in the processor's cache.
         try:
             plain = BACKSLASH not in body and QUOTE not in body and body.decode().isprintable()
         except UnicodeDecodeError:
             return None
-        text = body if plain else _utf8(body)
+        text = body if plain else utf8(body)
         if text is None:
             return None
         self.hits += 1
         self._sink += text
         return self._flags if text else 0
 
-    def _skim_many(self, data: bytes) -> tuple[int, int]:
+    def _skim_many(self, data: bytes, at: int) -> tuple[int, int]:
         """From hole to hole the bytes are always the same, so one split finds all bodies.
 
         It splits at the end of what is the same, since searching many bytes is slow; that the rest of it was there too
         shows when all is put together again.
         """
         begin, end = self._begin, self._end
-        between = end + begin
-        needle = begin[-NEEDLE:]
-        pieces = data[len(begin) :].split(needle)
+        between, needle = end + begin, begin[-NEEDLE:]
+        at += len(begin)
+        stop = at + self._window * len(between)
+        pieces = data[at:stop].split(needle)
         last = pieces.pop()
         bodies = list(map(itemgetter(slice(len(needle) - len(between))), pieces))
-        size = sum(map(len, bodies)) + len(bodies) * len(between)
-        text = None
-        if data[len(begin) : len(begin) + size] == between.join([*bodies, b""]):
-            text = self._of_all(bodies, last)
-        if text is None:
-            bodies, last = self._until_another(data)
-            text = self._of_all(bodies, last)
-        if text is None or not bodies:
-            return 0, 0
-        used = len(bodies) * len(between) + sum(map(len, bodies))
-        return used, self._take(text, len(bodies))
-
-    def _of_all(self, bodies: list[bytes], last: bytes) -> bytes | None:
-        """The text of these bodies and of the one that ends in `last`, which is added to them if it is all there."""
-        final, found, _ = last.partition(self._end)
+        if not data.startswith(between.join([*bodies, b""]), at):
+            alike = sum(1 for _ in takewhile(methodcaller("endswith", between[: -len(needle)]), pieces))
+            bodies, last = bodies[:alike], pieces[alike]
+        elif stop < len(data):
+            self._window = min(WINDOW, 2 * self._window)
+        final, found, _ = last.partition(end)
         if found:
             bodies.append(final)
-        return self._text(bodies)
-
-    def _until_another(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """The bodies up to some other event, and the bytes from the last hole before it on."""
-        bodies = data[len(self._begin) :].split(self._end + self._begin)
-        other = next((place for place, body in enumerate(bodies) if LF in body), len(bodies) - 1)
-        return bodies[:other], bodies[other]
+        text = self._text(bodies)
+        if text is None:
+            bodies, text = self._readable(bodies)
+        if not bodies:
+            return 0, 0
+        return len(between.join(bodies)) + len(between), self.take(text, len(bodies))
 
     @property
     def _prefix(self) -> bytes:
@@ -207,45 +202,37 @@ class Repeat:
             window = list(takewhile(methodcaller("startswith", prefix), window))
         elif len(window) == self._window:
             self._window = min(WINDOW, 2 * self._window)
-        if len(window) >= FEW:
-            bodies = _bodies(window, prefix, suffix)
-            text = self._text(bodies) if bodies is not None else None
-            if text is not None:
-                return at + len(window), self._take(text, len(window))
-        flags = 0
-        for payload in window:
-            body = _body_of(payload, prefix, suffix)
-            text = self._body(body, 0) if body is not None else None
-            if text is None:
-                break
-            flags |= self._take(text, 1)
-            at += 1
-        return at, flags
+        bodies = _bodies(window, prefix, suffix) or []
+        text = self._text(bodies) if bodies else None
+        if text is None:
+            bodies, text = self._readable(_bodies_before_another(window, prefix, suffix))
+        return at + len(bodies), self.take(text, len(bodies)) if bodies else 0
 
-    def _take(self, text: bytes, frames: int) -> int:
+    def take(self, text: bytes, frames: int) -> int:
+        """Appends the text of so many frames that are read; returns its flags."""
         self.hits += frames
         self._sink += text
         return self._flags if text else 0
 
     def _text(self, bodies: list[bytes]) -> bytes | None:
-        """The text of frames with these bodies; None if one of them is another frame."""
-        if len(bodies) >= FEW:
-            return self._joined(bodies)
+        """The text of frames with these bodies, without a look at each; None if one of them is another frame."""
+        return _strings(bodies)
+
+    def _readable(self, bodies: Iterable[bytes]) -> tuple[list[bytes], bytes]:
+        """The bodies before the first that is of another frame, and their text."""
+        readable: list[bytes] = []
         text = b""
-        for place, body in enumerate(bodies):
-            one = self._body(body, place)
+        for body in bodies:
+            one = self._body(body, len(readable))
             if one is None:
-                return None
+                break
+            readable.append(body)
             text += one
-        return text
+        return readable, text
 
     def _body(self, body: bytes, place: int) -> bytes | None:
         """The text of one body, the `place`-th that is looked at now."""
-        return _utf8(body)
-
-    def _joined(self, bodies: list[bytes]) -> bytes | None:
-        """The text of many bodies, without a look at each."""
-        return _strings(bodies)
+        return utf8(body)
 
 
 class NoisyRepeat(Repeat):
@@ -254,7 +241,13 @@ class NoisyRepeat(Repeat):
     __slots__ = ("_between", "_flat", "_kinds", "_number")
 
     def __init__(
-        self, literals: list[bytes], kinds: list[int], target: Text, flags: int, number: int, flat: Flat | None = None
+        self,
+        literals: list[bytes],
+        kinds: list[int],
+        target: Text,
+        flags: int,
+        number: int = 0,
+        flat: Flat | None = None,
     ) -> None:
         super().__init__(literals[0], literals[-1], target, flags)
         self._flat = flat
@@ -270,11 +263,13 @@ class NoisyRepeat(Repeat):
     def one(self, data: bytes) -> int | None:
         body = _body_of(data, self._begin, self._end)
         text = self._body(body, 0) if body is not None else None
-        return self._take(text, 1) if text is not None else None
+        return self.take(text, 1) if text is not None else None
 
-    def _take(self, text: bytes, frames: int) -> int:
+    def take(self, text: bytes, frames: int) -> int:
         self._number += frames
-        return super()._take(text, frames)
+        self.hits += frames
+        self._sink += text
+        return self._flags if text else 0
 
     def _body(self, body: bytes, place: int) -> bytes | None:
         text = None
@@ -292,7 +287,7 @@ class NoisyRepeat(Repeat):
             else:
                 hole = body[start:]
             if kind == TEXT:
-                text = _utf8(hole)
+                text = utf8(hole)
                 if text is None:
                     return None
             elif not self._means_nothing(kind, hole, place):
@@ -308,7 +303,7 @@ class NoisyRepeat(Repeat):
                 return None
             body = rest
             if kind == TEXT:
-                text = _utf8(hole)
+                text = utf8(hole)
                 if text is None:
                     return None
             elif not self._means_nothing(kind, hole, place):
@@ -319,9 +314,11 @@ class NoisyRepeat(Repeat):
         """Whether a hole holds padding as expected, or the number that is due; others are for the complete way."""
         if kind == PADDING:
             return hole.isalnum() or _is_noise(hole) is not None
+        if kind == SPACES:
+            return not hole.strip(b" ")
         return hole == b"%d" % (self._number + place + 1)
 
-    def _joined(self, bodies: list[bytes]) -> bytes | None:
+    def _text(self, bodies: list[bytes]) -> bytes | None:
         if self._flat is not None:
             return self._flat.read(bodies, self._number + 1)
         marked = END_MARK.join(bodies)
@@ -340,6 +337,9 @@ class NoisyRepeat(Repeat):
             elif kind == PADDING:
                 if not _is_noise(b"".join(column)):
                     return None
+            elif kind == SPACES:
+                if b"".join(column).strip(b" "):
+                    return None
             elif _numbers(column) != list(range(self._number + 1, self._number + 1 + len(bodies))):
                 return None
         return text
@@ -354,6 +354,15 @@ def _bodies(window: Sequence[bytes], prefix: bytes, suffix: bytes) -> list[bytes
     if prefix + (suffix + b"\n" + prefix).join(bodies) + suffix != b"\n".join(window):
         return None
     return bodies
+
+
+def _bodies_before_another(window: Sequence[bytes], prefix: bytes, suffix: bytes) -> Iterator[bytes]:
+    """The same, one by one, up to a frame that has others."""
+    for payload in window:
+        body = _body_of(payload, prefix, suffix)
+        if body is None:
+            return
+        yield body
 
 
 def _body_of(payload: bytes, prefix: bytes, suffix: bytes) -> bytes | None:
@@ -391,7 +400,7 @@ def _strings(bodies: list[bytes]) -> bytes | None:
     return utf8.replace(MARK, b"") if utf8.count(MARK) == len(bodies) - 1 else None
 
 
-def _utf8(body: bytes) -> bytes | None:
+def utf8(body: bytes) -> bytes | None:
     """The string that a JSON string body spells, as UTF-8, or None when it is not one."""
     if BACKSLASH not in body and QUOTE not in body:
         try:
@@ -427,18 +436,20 @@ def cut(
     if numbered and isinstance(number, int):
         wanted.append((("sequence_number",), NUMBER))
     try:
-        spans = [_hole(payload, event, *each) for each in wanted]
+        spans = _holes(payload, event, wanted)
     except RecursionError:  # nested too deeply to be compared
+        return None
+    if spans is None:
         return None
     literals: list[bytes] = []
     kinds: list[int] = []
     at = 0
-    for start, end, kind in sorted(span for span in spans if span is not None):
+    for start, end, kind in sorted(spans):
         literals.append(payload[at:start])
         kinds.append(kind)
         at = end
     literals.append(payload[at:])
-    if len(kinds) != len(wanted) or not all(literals[1:]):
+    if not all(literals[1:]):
         return None
     if len(kinds) == 1:
         return Repeat(literals[0], literals[1], target, flags)
@@ -446,25 +457,60 @@ def cut(
     if len(path) == 1:
         body = payload[len(literals[0]) : len(payload) - len(literals[-1])]
         padding = tuple(str(where[0]) for where, kind in wanted if kind == PADDING)
-        reader = flat(body, event, Holes(str(path[0]), "sequence_number" if NUMBER in kinds else None, padding))
+        holes = Holes(str(path[0]), "sequence_number" if NUMBER in kinds else None, padding)
+        reader = shared_flat(tuple(kinds), tuple(literals[1:-1]), body, event, holes)
     return NoisyRepeat(literals, kinds, target, flags, number if isinstance(number, int) else 0, reader)
 
 
-def _hole(payload: bytes, event: dict[str, Any], path: tuple[str | int, ...], kind: int) -> tuple[int, int, int] | None:
-    """Where in the payload the value at `path` stands: (start, end, kind), proved by a probe."""
-    parent: Any = event
-    for step in path[:-1]:
-        parent = parent[step]
-    key = path[-1]
-    original = parent[key]
+Wanted = tuple[tuple[str | int, ...], int]
+"""Where in a document a hole is meant to be, and its kind."""
+
+Span = tuple[int, int, int]
+"""Where in a payload a hole begins and ends, and its kind."""
+
+
+def _holes(payload: bytes, event: dict[str, Any], wanted: list[Wanted]) -> list[Span] | None:
+    """Where in the payload the values stand, proved by probes; None if one of them cannot be found.
+
+    As a rule each key occurs once, so all are proved at once. If not, each hole is sought for itself.
+    """
+    first = [(*next(_candidates(payload, str(path[-1]), kind), (0, 0)), kind) for path, kind in wanted]
+    if _proved(payload, event, wanted, first):
+        return first
+    found: list[Span] = []
+    for each in wanted:
+        path, kind = each
+        spans = ((start, end, kind) for start, end in _candidates(payload, str(path[-1]), kind))
+        span = next((span for span in spans if _proved(payload, event, [each], [span])), None)
+        if span is None:
+            return None
+        found.append(span)
+    return found
+
+
+def _proved(payload: bytes, event: dict[str, Any], wanted: list[Wanted], spans: list[Span]) -> bool:
+    """Whether the payload with probes in these places is the event with the same probes as the wanted values."""
+    pieces: list[bytes] = []
+    at = 0
+    for start, end, kind in sorted(spans):
+        if start < at:
+            return False
+        pieces += payload[at:start], _PROBE_NUMBER if kind == NUMBER else _PROBE
+        at = end
+    probed = _decoded(b"".join((*pieces, payload[at:])))
+    parents = []
+    for path, _ in wanted:
+        parent: Any = event
+        for step in path[:-1]:
+            parent = parent[step]
+        parents.append((parent, path[-1], parent[path[-1]]))
     try:
-        parent[key] = int(_PROBE_NUMBER) if kind == NUMBER else _PROBE_TEXT
-        for start, end in _candidates(payload, str(key), kind):
-            if _decoded(payload[:start] + (_PROBE_NUMBER if kind == NUMBER else _PROBE) + payload[end:]) == event:
-                return start, end, kind
+        for (parent, key, _), (_, kind) in zip(parents, wanted, strict=True):
+            parent[key] = int(_PROBE_NUMBER) if kind == NUMBER else _PROBE_TEXT
+        return bool(probed == event)
     finally:
-        parent[key] = original
-    return None
+        for parent, key, original in parents:
+            parent[key] = original
 
 
 def _candidates(payload: bytes, key: str, kind: int) -> Iterator[tuple[int, int]]:

@@ -205,7 +205,11 @@ class Item:
     def settle_all(self, snapshot: JSON) -> bool:
         """Takes the whole item. Returns whether it contradicts what the deltas built."""
         built = self.value()
-        self.tree = Branch(completed(snapshot, built))
+        if _is_husk(snapshot, of=built):
+            snapshot = {"status": snapshot["status"]} if "status" in snapshot else {}
+            self.tree = Branch({**built, **snapshot})
+        else:
+            self.tree = Branch(completed(snapshot, built))
         self.introduced = self.done = True
         self._closed = None
         return contradicts(built, snapshot)
@@ -214,8 +218,12 @@ class Item:
         """Puts an annotation of a text in its place; without an index it is the next one."""
         part = self._part("content", content_index, "output_text")
         annotations = _slots(part, "annotations")
-        if annotation_index is None:
-            annotation_index = max(annotations, default=-1) + 1
+        if annotation_index is None or annotations.get(annotation_index, annotation) != annotation:
+            # Some servers number every annotation 0. Nearly always those so far leave no gap.
+            dense = len(annotations) - 1 in annotations
+            annotation_index = len(annotations) if dense else max(annotations, default=-1) + 1
+            if annotation_index in annotations:
+                annotation_index = max(annotations) + 1
         annotations[annotation_index] = annotation
 
     def add_logprobs(self, content_index: int, logprobs: list[Any], *, whole: bool) -> None:
@@ -293,6 +301,19 @@ class Item:
         return (key, index, leaf.steps[-1]) in self._closed or (key, index, None) in self._closed
 
 
+def _is_husk(snapshot: JSON, of: JSON) -> bool:
+    """Whether a finished item is of another type than the one that it finishes, and has nothing in it.
+
+    Gateways that make this stream of another one finish what they cannot convert so (Bifrost, of Claude's thinking).
+    """
+    if snapshot.get("type") in (None, of.get("type")):
+        return False
+    return all(key in NAMES_OF_AN_ITEM or _says_nothing(value) for key, value in snapshot.items())
+
+
+NAMES_OF_AN_ITEM: Final = frozenset({"id", "type", "status", "role"})
+
+
 def _lay_under(tree: dict[Any, Any], snapshot: Mapping[str, Any]) -> None:
     """Takes a snapshot into a tree whose growing nodes stay: they have begun before it came."""
     for key, value in snapshot.items():
@@ -340,7 +361,7 @@ class Items:
         index, identity = index_of(event.get("output_index")), _id(event.get("item_id"))
         item = self._known(index, identity, kind)
         if item is not None:
-            return item
+            return item if not _is_apart(item, kind) else self._beside(item, kind)
         tree = Branch(type=kind) if identity is None else Branch(id=identity, type=kind)
         return self._new(Item(index, identity, tree, introduced=False))
 
@@ -348,7 +369,10 @@ class Items:
         """Takes a new item. Returns it, and whether it had been introduced before."""
         index, identity = index_of(event.get("output_index")), _id(snapshot.get("id"))
         item = self._known(index, identity, snapshot.get("type"))
-        if item is None or _is_another(item, identity, snapshot):
+        if item is not None and not item.introduced and _is_apart(item, snapshot.get("type")):
+            self._name(_aside(item, item.tree["type"]), item)
+            item = None
+        if item is None or _is_another(item, identity, snapshot) or (item.done and _is_unnamed(item, index, identity)):
             return self._new(Item(index, identity, Branch(_slim(snapshot)), introduced=True)), False
         again = item.introduced
         if again and replay:
@@ -368,7 +392,12 @@ class Items:
         """The item that a `done` event tells all of."""
         index, identity = index_of(event.get("output_index")), _id(snapshot.get("id"))
         item = self._known(index, identity, snapshot.get("type"))
+        is_same = item is not None and identity is not None and identity == item.id
+        if item is not None and not item.done and not is_same and _is_apart(item, snapshot.get("type")):
+            item = self._beside(item, snapshot["type"])
         if item is None or (item.done and _is_another(item, identity, snapshot)):
+            return self._new(Item(index, identity, Branch(), introduced=False))
+        if item.done and _is_unnamed(item, index, identity) and item.value() != snapshot:
             return self._new(Item(index, identity, Branch(), introduced=False))
         return item
 
@@ -392,6 +421,17 @@ class Items:
             return item
         # A finished item cannot go on, so this is one that was never introduced.
         return None if newest.done and newest.id is not None else newest
+
+    def _beside(self, other: Item, kind: str) -> Item:
+        """The item of another kind that the stream numbers as this one; made, and put before it, if need be."""
+        name = _aside(other, kind)
+        item = self._named(name)
+        if item is None:
+            item = Item(other.index, None, Branch(type=kind), introduced=False)
+            place = next(place for place, each in enumerate(self._order) if each is other)
+            self._order.insert(place if kind == "reasoning" else place + 1, item)
+            self._name(name, item)
+        return item
 
     def _new(self, item: Item) -> Item:
         self._order.append(item)
@@ -453,7 +493,29 @@ def _is_another(item: Item, identity: str | None, snapshot: JSON) -> bool:
         return False
     if identity is not None and item.id is not None:
         return identity != item.id
+    call, other = _id(item.tree.get("call_id")), _id(snapshot.get("call_id"))
+    if call is not None and other is not None and call != other:
+        return True
     return item.tree.get("type") != snapshot.get("type")
+
+
+def _is_apart(item: Item, kind: Any) -> bool:
+    """Whether an event cannot be about the item that its names lead to: the one is reasoning, the other is not.
+
+    LiteLLM gives reasoning the index, and at times the id, of the message that it comes before.
+    """
+    known = item.tree.get("type")
+    return known != kind and (known == "reasoning" or kind == "reasoning") and type(known) is type(kind) is str
+
+
+def _aside(item: Item, kind: str) -> tuple[int, str]:
+    """The name of what is numbered as another item and is of another kind."""
+    return (-1 if item.index is None else item.index, f"{kind} beside")
+
+
+def _is_unnamed(item: Item, index: int | None, identity: str | None) -> bool:
+    """Whether nothing but its type tells an item from the one known (Databricks' outputs of calls have no id)."""
+    return index is None and identity is None and item.index is None and item.id is None
 
 
 WORDS: Final = frozenset({"type", "status", "role", "phase"})

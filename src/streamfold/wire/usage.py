@@ -142,14 +142,30 @@ def _prompt_details(usage: Mapping[str, Any], details: Mapping[str, Any]) -> Pro
     if cached is None:
         # Moonshot says it beside the totals, DeepSeek in its own words.
         cached = _first(usage, "cached_tokens", "prompt_cache_hit_tokens")
+    written = _first(
+        details, "cache_write_tokens", "cached_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens"
+    )
+    if cached is None and written is None:
+        cached, written = _claude_cache(usage)
     found = PromptTokensDetails(
         cached_read_tokens=cached,
-        cached_write_tokens=_first(details, "cache_write_tokens", "cached_write_tokens", "cache_creation_tokens"),
+        cached_write_tokens=written,
         text_tokens=count(details.get("text_tokens")),
         audio_tokens=count(details.get("audio_tokens")),
         image_tokens=count(details.get("image_tokens")),
     )
     return found if found != PromptTokensDetails() else None
+
+
+def _claude_cache(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Cache reads and writes in Anthropic's words beside OpenAI's totals, from gateways before Claude.
+
+    Only if the prompt tokens are large enough to hold both, as they do in OpenAI's convention.
+    """
+    read, written = count(usage.get("cache_read_input_tokens")), count(usage.get("cache_creation_input_tokens"))
+    if (read or 0) + (written or 0) > (count(usage.get("prompt_tokens")) or 0):
+        return None, None
+    return read, written
 
 
 def _completion_details(details: Mapping[str, Any], reasoning: int | None) -> CompletionTokensDetails | None:

@@ -1,0 +1,84 @@
+"""Errors in every spelling: objects, texts, and what providers' clients raise."""
+
+import httpx
+import pytest
+
+from streamfold import StreamAccumulator
+from streamfold.wire.errors import error_details
+
+REQUEST = httpx.Request("POST", "http://localhost/")
+
+
+def raised_by_openai():
+    openai = pytest.importorskip("openai")
+    body = {"message": "Slow down", "type": "requests", "param": None, "code": "rate_limit_exceeded"}
+    return openai.RateLimitError("Error code: 429", response=httpx.Response(429, request=REQUEST), body=body)
+
+
+def raised_inside_a_stream_by_openai():
+    openai = pytest.importorskip("openai")
+    return openai.APIError("Gone", request=REQUEST, body={"message": "Gone", "type": "server_error", "code": None})
+
+
+def raised_by_anthropic():
+    anthropic = pytest.importorskip("anthropic")
+    body = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+    return anthropic.APIStatusError("x", response=httpx.Response(529, request=REQUEST), body=body)
+
+
+def raised_by_google():
+    errors = pytest.importorskip("google.genai.errors")
+    return errors.ServerError(503, {"error": {"code": 503, "message": "Overloaded", "status": "UNAVAILABLE"}})
+
+
+def raised_by_botocore():
+    exceptions = pytest.importorskip("botocore.exceptions")
+    told = {
+        "Error": {"Code": "ValidationException", "Message": "Bad"},
+        "ResponseMetadata": {"HTTPStatusCode": 400},
+    }
+    return exceptions.ClientError(told, "ConverseStream")
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "code", "message", "status", "again"),
+    [
+        (raised_by_openai, "requests", "rate_limit_exceeded", "Slow down", 429, True),
+        (raised_inside_a_stream_by_openai, "server_error", None, "Gone", 500, True),
+        (raised_by_anthropic, "overloaded_error", None, "Overloaded", 529, True),
+        (raised_by_google, "UNAVAILABLE", "503", "Overloaded", 503, True),
+        (raised_by_botocore, "ClientError", "ValidationException", "Bad", 400, False),
+        (lambda: ConnectionResetError("reset"), "ConnectionResetError", None, "reset", None, None),
+        (lambda: TimeoutError(), "TimeoutError", None, None, None, None),
+    ],
+)
+def test_what_a_client_raises(make, kind, code, message, status, again):
+    """The exception of a provider's client says what the provider said: its type, code, words and status."""
+    stream = StreamAccumulator("openai-chat")
+    said = stream.finish(error=make()).data.error_details
+    assert (said.type, said.code, said.message) == (kind, code, message)
+    assert (said.status_code, said.retryable) == (status, again)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"code": 429, "message": "Slow down", "status": "RESOURCE_EXHAUSTED"}}',
+        b'[{"error": {"code": 429, "message": "Slow down", "status": "RESOURCE_EXHAUSTED"}}]',
+        b'data: {"error": {"code": 429, "message": "Slow down", "status": "RESOURCE_EXHAUSTED"}}\n\n',
+    ],
+)
+@pytest.mark.parametrize("told", [None, "cancelled"])
+def test_an_error_of_a_format_that_nobody_named(body, told):
+    """A stream that was nothing but an error is an error, though nobody can say of which format."""
+    stream = StreamAccumulator()
+    stream.feed(body)
+    data = stream.finish(told).data
+    assert (data.status, data.format) == ("error", None)
+    assert (data.error_details.message, data.error_details.status_code) == ("Slow down", 429)
+
+
+def test_mistrals_status():
+    """Mistral names the HTTP status in a field of its own."""
+    said = error_details({"object": "error", "message": "No", "type": "invalid_request_error", "raw_status_code": 422})
+    assert (said.status_code, said.retryable) == (422, False)
