@@ -3,10 +3,11 @@
     python benchmarks/gateways.py [--litellm PYTHON] [--portkey START_SERVER_JS] [--quick] [--json FILE]
 
 `--litellm` is the Python of an environment with `litellm[proxy]`; `--portkey` the `build/start-server.js` of the npm
-package `@portkey-ai/gateway`. Each gateway runs alone on one core, its upstream and clients on the other. Four figures:
+package `@portkey-ai/gateway`. Each gateway runs alone on one core, its upstream and clients on the other. Five figures:
 
 * flat out: streams as fast as they go; CPU of the gateway per chunk, and what that makes per second and core;
 * paced: one chunk every 20 ms in each stream, so that each is a read of its own; CPU per chunk;
+* the time from the upstream's write of a chunk to the client's read, in the same paced streams;
 * time to the first chunk at low load, beside that without a gateway;
 * memory with 1,000 streams open that do nothing.
 
@@ -264,14 +265,16 @@ class Running(NamedTuple):
         cuts = quantiles(self.ask(upstream, "low", int(100 * effort), 1)["firsts"], n=100)
         self.note("first_p50", cuts[49])
         self.note("first_p99", cuts[98])
-        if not self.pid:
-            return
         at_once = max(2, int(100 * self.gateway.scale))
         for kind, streams in (("flat", int(500 * effort)), ("paced", int(100 * effort))):
-            cpu = cpu_of(self.pid)
+            cpu = cpu_of(self.pid) if self.pid else 0
             done = self.ask(upstream, kind, streams, at_once)
-            time.sleep(0.5)  # what is done after the last byte is part of the price
-            self.note(kind, (cpu_of(self.pid) - cpu) * 1e6 / done["events"])
+            if kind == "paced":
+                self.note("lag_p50", done["lags"][49])
+                self.note("lag_p99", done["lags"][98])
+            if self.pid:
+                time.sleep(0.5)  # what is done after the last byte is part of the price
+                self.note(kind, (cpu_of(self.pid) - cpu) * 1e6 / done["events"])
 
     def note(self, what: str, figure: float) -> None:
         self.laps.setdefault(what, []).append(figure)
@@ -301,22 +304,30 @@ def started(gateway: Gateway, upstream: int, scratch: Path) -> Iterator[Running]
         yield Running(gateway, port, child.pid, {})
 
 
+def beside(row: dict[str, Any], base: dict[str, Any], what: str) -> str:
+    """What a gateway adds at the median and at the 99th percentile; for no gateway, in brackets, what there is."""
+    at = (f"{what}_p50", f"{what}_p99")
+    if row is base:
+        return "({:.2f} / {:.2f})".format(*(row[each] for each in at))
+    return "{:.2f} / {:.2f}".format(*(row[each] - base[each] for each in at))
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     base = next(row for row in rows if row["gateway"] == "direct")
     lines = [
         "| gateway | flat out, us cpu a chunk | chunks/s/core | paced, us cpu a chunk "
-        "| added first chunk p50 / p99, ms | kB an idle stream |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| added to a chunk p50 / p99, ms | added first chunk p50 / p99, ms | kB an idle stream |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
-        added = f"{row['first_p50'] - base['first_p50']:.2f} / {row['first_p99'] - base['first_p99']:.2f}"
-        cells = ["–", "–", "–"]
-        if row is base:
-            added = f"({row['first_p50']:.2f} / {row['first_p99']:.2f})"
-        else:
-            cells = [f"{row['flat']:.1f}", f"{1e6 / row['flat']:,.0f}", f"{row['paced']:.1f}"]
-        idle = f"{row['idle_kb']:.1f}" if "idle_kb" in row else "–"
-        lines.append(f"| {row['gateway']} | {' | '.join(cells)} | {added} | {idle} |")
+        cells = (
+            ["–", "–", "–"]
+            if row is base
+            else [f"{row['flat']:.1f}", f"{1e6 / row['flat']:,.0f}", f"{row['paced']:.1f}"]
+        )
+        cells += [beside(row, base, "lag"), beside(row, base, "first")]
+        cells.append(f"{row['idle_kb']:.1f}" if "idle_kb" in row else "–")
+        lines.append(f"| {row['gateway']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -4,15 +4,19 @@
     python load.py clients URL '{"streams": 100, ...}'  prints one JSON line of figures
 
 The upstream speaks just enough HTTP to stream an OpenAI chat answer. Each chunk is a write of its own; the path says
-how many there are and how many milliseconds lie between them: `/N/PACE/v1/chat/completions`.
+how many there are and how many milliseconds lie between them: `/N/PACE/v1/chat/completions`. Where there is a pace, a
+chunk's word is the time at which it was written (nanoseconds of the machine's monotonic clock, which both processes
+read), so that the clients can tell how long it was under way, whatever a gateway makes of the rest of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
+from statistics import quantiles
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,6 +51,8 @@ def framed(event: dict[str, Any] | None) -> bytes:
 
 
 EVENT, END = framed(CHUNK), framed(LAST) + framed(USAGE) + framed(None) + b"0\r\n\r\n"
+STAMPED = framed({**CHUNK, "choices": [{**CHUNK["choices"][0], "delta": {"content": " @" + "0" * 20}}]})
+STAMP = re.compile(rb'"content": ?" @(\d{20})"')
 
 
 class Upstream(asyncio.Protocol):
@@ -80,17 +86,17 @@ class Upstream(asyncio.Protocol):
         self.transport.write(HEAD)
         due = time.monotonic()
         for _ in range(count):
-            self.transport.write(EVENT)
+            self.transport.write(STAMPED.replace(b"0" * 20, b"%020d" % time.monotonic_ns()) if pace else EVENT)
             due += pace
             await asyncio.sleep(max(0.0, due - time.monotonic()) if pace else 0)
         self.transport.write(END)
 
 
 class Client(asyncio.Protocol):
-    """One connection, one request at a time; counts events without keeping them."""
+    """One connection, one request at a time; counts events without keeping them, and notes how long each took."""
 
     def connection_made(self, transport: Any) -> None:
-        self.transport, self.done = transport, None
+        self.transport, self.done, self.lags = transport, None, []
 
     def ask(self, request: bytes) -> asyncio.Future[None]:
         self.tail, self.events, self.first, self.status = b"", 0, 0.0, 0
@@ -102,6 +108,8 @@ class Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self.status:
             self.status = int(data[9:12])
+        now = time.monotonic_ns()
+        self.lags += [now - int(stamp) for stamp in STAMP.findall(data)]
         data = self.tail + data
         self.events += data.count(b"data: ")
         if self.events and not self.first:
@@ -142,6 +150,7 @@ async def clients(url: str, plan: dict[str, Any]) -> None:
     request = f"POST {parts.path} HTTP/1.1\r\n{lines}content-length: {len(body)}\r\n\r\n".encode() + body
     loop = asyncio.get_running_loop()
     left, events, firsts, bad = plan["streams"], 0, [], 0
+    lags: list[int] = []
 
     async def worker() -> None:
         nonlocal left, events, bad
@@ -154,6 +163,8 @@ async def clients(url: str, plan: dict[str, Any]) -> None:
             events += client.events
             firsts.append(client.first * 1000)
             bad += client.status != 200 or client.events < plan["least"]
+            lags.extend(client.lags)
+            client.lags.clear()
 
     begun = time.perf_counter()
     running = [asyncio.ensure_future(worker()) for _ in range(plan["at_once"])]
@@ -164,7 +175,9 @@ async def clients(url: str, plan: dict[str, Any]) -> None:
         return
     await asyncio.gather(*running)
     took = time.perf_counter() - begun
-    print(json.dumps({"events": events, "seconds": took, "firsts": firsts, "bad": bad}), flush=True)
+    cuts = [cut / 1e6 for cut in quantiles(lags, n=100)] if len(lags) > 1 else []
+    told = {"events": events, "seconds": took, "firsts": firsts, "lags": cuts, "bad": bad}
+    print(json.dumps(told), flush=True)
 
 
 def main() -> None:
