@@ -17,7 +17,8 @@ import pytest
 
 T = TypeVar("T")
 
-PATIENCE = 20.0
+PATIENCE = 60.0
+"""Seconds after which what the page does not show it never will, on a machine however busy."""
 FLAGS = (
     "--headless",
     "--disable-gpu",
@@ -87,10 +88,18 @@ class Browser:
         return found
 
     def click(self, selector: str) -> None:
-        """Clicks the first element."""
+        """Clicks the first element, or the one that takes its place meanwhile."""
+        from selenium.common.exceptions import StaleElementReferenceException
         from selenium.webdriver.common.by import By
 
-        self.driver.find_element(By.CSS_SELECTOR, selector).click()
+        def clicked() -> bool:
+            try:
+                self.driver.find_element(By.CSS_SELECTOR, selector).click()
+            except StaleElementReferenceException:
+                return False
+            return True
+
+        self.wait(clicked, f"{selector} to stay")
 
     def keys(self, *keys: str) -> None:
         """Presses keys, wherever the focus is."""

@@ -4,7 +4,8 @@
 
 The gateway is `streamfold serve` in a process of its own, between clients and an upstream that are in this one. Some
 streams are held half-way until the end; all others come at a pace of their own and are anywhere when the kill comes.
-Just before it the log's database is locked, so that the last rows are in the journal only.
+Just before it the log's database is locked, so that the last rows are in the journal only; so that there are such rows
+on a slow machine too, some streams do not end before.
 `tests/test_gateway_crash.py` asserts what is printed here.
 """
 
@@ -22,6 +23,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import h11
@@ -37,9 +39,7 @@ PATH = "/v1/chat/completions"
 PATIENCE = 120.0
 EVENTS = 60
 HELD = 10
-"""One stream of so many is held half-way."""
-WAITING = 10
-"""So many streams, at least, end while the log cannot be written."""
+"""One stream of so many is held half-way, and another ends only when the log cannot be written any more."""
 CONFIG = "[plugins.logging]\ncheckpoint_s = 0.2\n"
 
 
@@ -56,6 +56,10 @@ class Client:
     @property
     def is_held(self) -> bool:
         return self.number % HELD == 0
+
+    @property
+    def is_late(self) -> bool:
+        return self.number % HELD == 1
 
     @property
     def words(self) -> list[str]:
@@ -88,11 +92,12 @@ async def crash(directory: Path, streams: int) -> Aftermath:
     (directory / "g.toml").write_text(CONFIG)
     clients = [Client(number) for number in range(streams)]
     result = Aftermath(streams)
+    locked = asyncio.Event()
     async with ScriptedUpstream() as upstream:
-        upstream.route("POST", PATH, _answer)
+        upstream.route("POST", PATH, partial(_answer, locked=locked))
         flags = ["--config", "g.toml", "--upstream", f"openai={upstream.url}", "--db", "log.db"]
         async with serving(directory, *flags) as (process, address):
-            await _until_in_the_middle(directory, address, clients, process)
+            await _until_in_the_middle(directory, address, clients, process, locked)
         result.journal_at_kill = _queued(directory)
         began = time.monotonic()
         async with serving(directory, *flags) as (process, address):
@@ -127,13 +132,15 @@ async def serving(directory: Path, *flags: str) -> AsyncGenerator[tuple[asyncio.
 # ---------------------------------------------------------------------- both ends of the streams
 
 
-def _answer(request: Received) -> Script:
-    """The stream of a number: held half-way, or at a pace of its own."""
+def _answer(request: Received, locked: asyncio.Event) -> Script:
+    """The stream of a number: held half-way, or at a pace of its own; a late one waits for the lock before its end."""
     client = Client(int(request.header("x-number") or 0))
     chance = random.Random(client.number)
     pace = chance.uniform(0.0, 0.15)
     steps: list[bytes | float | asyncio.Event] = []
     for place, word in enumerate(client.words):
+        if client.is_late and place == EVENTS - 1:
+            steps.append(locked)
         steps.append(_event({"content": word}, "stop" if place == EVENTS - 1 else None))
         steps.append(chance.uniform(0.0, pace))
         if client.is_held and place == EVENTS // 2:
@@ -163,21 +170,31 @@ async def _stream(address: str, client: Client) -> None:
 
 
 async def _until_in_the_middle(
-    directory: Path, address: str, clients: list[Client], process: asyncio.subprocess.Process
+    directory: Path,
+    address: str,
+    clients: list[Client],
+    process: asyncio.subprocess.Process,
+    locked: asyncio.Event,
 ) -> None:
     """Begins all streams; kills the gateway when half of them have ended, the last of them while the log was locked."""
+    late = [client for client in clients if client.is_late]
     tasks = [asyncio.create_task(_stream(address, client)) for client in clients]
     async with asyncio.timeout(PATIENCE):
         await asyncio.gather(*(client.begun.wait() for client in clients))
         while not await asyncio.to_thread(_has_checkpoints, directory, clients):
             await asyncio.sleep(0.01)
         with _locked(directory):
-            ended = sum(client.whole for client in clients)
-            while sum(client.whole for client in clients) < max(len(clients) // 2, ended + WAITING):
+            locked.set()
+            while not (_ended(late) >= len(late) // 2 and _ended(clients) >= len(clients) // 2):
                 await asyncio.sleep(0.001)
             process.kill()
             await process.wait()
         await asyncio.gather(*tasks)
+
+
+def _ended(clients: list[Client]) -> int:
+    """How many of them have seen the end."""
+    return sum(client.whole for client in clients)
 
 
 @contextmanager

@@ -86,7 +86,7 @@ class MaximEndpoint:
         self.headers.append(headers)
         self.arrived.set()
         if self.hold is not None:
-            self.hold.wait(20)
+            self.hold.wait(60)
         if self.answers:
             return self.answers.pop(0)
         if self.refuse is not None and self.refuse in body:

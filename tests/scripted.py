@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import socket
+import tempfile
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -16,12 +19,13 @@ from urllib.parse import urlsplit
 import h11
 import msgspec
 
-from streamfold.gateway.config import UpstreamSettings, load_config
+from streamfold.gateway.config import Limits, UpstreamSettings, load_config
 from streamfold.gateway.scripted import ScriptedUpstream
 from streamfold.gateway.server import listen, running
 from streamfold.store import LogRow, LogStore
 
-PATIENCE = 10.0
+PATIENCE = 60.0
+"""Seconds after which what has not happened never will, on a machine however busy."""
 JSON_TYPE = [("content-type", "application/json")]
 USUAL = ("openai", "anthropic", "gemini")
 
@@ -52,6 +56,14 @@ class Rig(NamedTuple):
         return decoded(row)
 
 
+@contextmanager
+def dead_address() -> Iterator[str]:
+    """An address that refuses connections while the block runs: its port is taken, and nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+
+
 def decoded(row: LogRow) -> dict[str, Any]:
     """The record of a row."""
     record: dict[str, Any] = msgspec.json.decode(row.record or "null")
@@ -71,17 +83,35 @@ async def rig(
 ) -> AsyncGenerator[Rig, None]:
     """A gateway all of whose upstreams are one scripted server, or `url`, with the same `settings`; and `others`.
 
-    `log` is the URL of its log, by default an SQLite file.
+    `log` is the URL of its log, by default an SQLite file. Plugins have time, unless the test says otherwise.
     """
+    flags = {"limits": Limits(hook_timeout_s=PATIENCE), **flags}
     async with ScriptedUpstream() as upstream:
         every = UpstreamSettings(url or upstream.url, **(settings or {}))
         config = load_config(upstreams={**dict.fromkeys(upstreams, every), **(others or {})}, **flags)
-        store = LogStore.open(log or str(directory / "log.db"))
+        store = LogStore.open(log or _empty_log(directory))
         try:
             async with running(config, store, listen("127.0.0.1", 0)) as address:
                 yield Rig(address, upstream, store)
         finally:
             await asyncio.to_thread(store.close)
+
+
+def _empty_log(directory: Path) -> str:
+    """The path of an SQLite log; a copy of one that was made once, unless it is there already."""
+    path = directory / "log.db"
+    if not path.exists():
+        path.write_bytes(_made_once())
+    return str(path)
+
+
+@cache
+def _made_once() -> bytes:
+    """The file of an empty log. To make one, tables and all, costs more than most of what is tested through it."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "log.db"
+        LogStore.open(str(path)).close()
+        return path.read_bytes()
 
 
 class Reply(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import random
 import shutil
 import signal
 import socket
@@ -17,8 +18,12 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 SUPERUSER = "streamfold"
 
@@ -32,9 +37,7 @@ class Postgres:
         self._log = root / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._user = _other_user() if os.geteuid() == 0 else None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = _port_to_keep()
         self._root = root
         if self._user:
             shutil.chown(root, self._user)
@@ -46,8 +49,11 @@ class Postgres:
 
     def database(self) -> str:
         """The URL of a new empty database."""
+        import psycopg
+
         name = f"t{uuid.uuid4().hex}"
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", SUPERUSER, name)
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
         return self.url.rsplit("/", 1)[0] + "/" + name
 
     def start(self) -> None:
@@ -77,6 +83,15 @@ class Postgres:
     def _as_user(self) -> list[str]:
         # PostgreSQL refuses to run as root.
         return ["setpriv", f"--reuid={self._user}", f"--regid={self._user}", "--clear-groups"] if self._user else []
+
+
+def _port_to_keep() -> int:
+    """A free port below those that the system hands out: nobody is given it while the server is stopped."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 200):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no port is free")
 
 
 def _other_user() -> str:
@@ -122,10 +137,11 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def chdb_directory(tmp_path_factory: pytest.TempPathFactory) -> str:
+def chdb_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The one directory of this process's embedded ClickHouse: chDB is one engine per process."""
     pytest.importorskip("chdb", reason="chdb is not installed")
-    return str(tmp_path_factory.mktemp("chdb") / "data")
+    yield str(tmp_path_factory.mktemp("chdb") / "data")
+    release_chdb()
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "clickhouse"])
@@ -140,13 +156,25 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: py
     return fresh_chdb(request.getfixturevalue("chdb_directory"))
 
 
+_held: list[Connection] = []
+"""A connection that keeps the embedded ClickHouse running between tests: it stops with its last one, and to start it
+costs more than most tests."""
+
+
 def fresh_chdb(directory: str) -> str:
     """The URL of the embedded ClickHouse, emptied."""
     from sqlalchemy import create_engine, text
 
-    engine = create_engine("clickhousedb://", connect_args={"dsn": f"chdb://{directory}"})
-    with engine.connect() as connection:
-        for (name,) in connection.execute(text("SHOW TABLES")).all():
-            connection.execute(text(f"DROP TABLE {name}"))
-    engine.dispose()
+    if not _held:
+        _held.append(create_engine("clickhousedb://", connect_args={"dsn": f"chdb://{directory}"}).connect())
+    for (name,) in _held[0].execute(text("SHOW TABLES")).all():
+        _held[0].execute(text(f"DROP TABLE {name}"))
     return f"chdb://{directory}"
+
+
+def release_chdb() -> None:
+    """Stops the embedded ClickHouse when nobody uses it any more, so that another process can have its directory."""
+    while _held:
+        connection = _held.pop()
+        connection.close()
+        connection.engine.dispose()

@@ -13,7 +13,7 @@ import streamfold
 ROOT = Path(streamfold.__file__).parent
 
 LAYERS = (
-    ("errors", "types"),
+    ("errors", "types", "timestamps"),
     ("growth", "framing"),
     ("wire",),
     ("sequence",),

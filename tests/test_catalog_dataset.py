@@ -1,9 +1,12 @@
 """The data set: loaded late, without a network, and not there at all."""
 
+import random
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 from streamfold.catalog import ModelCatalog
+from streamfold.catalog.dataset import Dataset
 
 
 def run(code):
@@ -63,3 +66,43 @@ def test_names_from_strangers_are_not_kept_for_ever():
     for number in range(REMEMBERED + 50):
         assert catalog.prices(f"made-up-{number}", "mistral") is None
     assert len(catalog._dataset._entries) == REMEMBERED
+    assert catalog._own.cache_info().currsize <= REMEMBERED
+
+
+def test_a_remembered_model_is_read_once():
+    """The second request of a model gets the very prices that the first got; another provider's are others."""
+    catalog = ModelCatalog({"mine": {"input_cost_per_token": 1e-06}})
+    assert catalog.prices("gpt-4o", "openai") is catalog.prices("gpt-4o", "openai")
+    assert catalog.prices("mine", "openai") is catalog.prices("mine", "openai")
+    assert catalog.prices("gpt-4o", "azure") is not catalog.prices("gpt-4o", "openai")
+
+
+def test_remembered_prices_change_with_time():
+    """A price that depends on the day or the hour is that of each moment, whatever was asked before."""
+    remembers = ModelCatalog()
+    snapshot = remembers._dataset.load()
+    by_time = [
+        (model.id, provider.id)
+        for provider in snapshot.providers
+        for model in provider.models
+        if isinstance(model.prices, list) or any(each.constraint is not None for each in model.price_variants or ())
+    ]
+    moments = [
+        datetime(year, month, 3, hour, 45, tzinfo=UTC)
+        for year in (2024, 2025, 2026)
+        for month in (1, 6, 11)
+        for hour in (1, 12, 17)
+    ]
+    random.Random(5).shuffle(moments)
+    changes = 0
+    for model, provider in by_time:
+        found = [remembers.prices(model, provider, at=at) for at in (*moments, *reversed(moments))]
+        assert found == [_afresh(model, provider, at) for at in (*moments, *reversed(moments))]
+        changes += any(one != found[0] for one in found)
+    assert changes > 0
+
+
+def _afresh(model, provider, at):
+    dataset = Dataset()
+    dataset.load()
+    return dataset.find(model, provider, None, at)

@@ -20,7 +20,7 @@ TIMES = ("latency_ms", "time_to_first_chunk_ms", "time_to_first_token_ms", "star
 
 def fold(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "streamfold", "fold", *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False)
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False)
 
 
 def json_of(done: subprocess.CompletedProcess[bytes]) -> Any:
@@ -169,6 +169,6 @@ def test_fold_imports_nothing_heavy() -> None:
         "heavy = {'aiohttp', 'sqlalchemy', 'starlette', 'uvicorn', 'openai', 'anthropic'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=True)
 
     assert done.stdout.strip() == b"[]"

@@ -28,7 +28,7 @@ FIRST = b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"Half"}}]}\n\
 
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "streamfold", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 
 @asynccontextmanager
@@ -65,7 +65,7 @@ async def test_serve_writes_rows_and_stops_cleanly(tmp_path: Path, stop: signal.
                 await talk.receive()
                 await talk.receive()
                 process.send_signal(stop)
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     out, errors = await process.communicate()
 
     assert reply.body.endswith(b"data: [DONE]\n\n")
@@ -125,7 +125,7 @@ def test_missing_extra_is_named(tmp_path: Path) -> None:
         "import streamfold.cli as cli\n"
         "sys.argv = ['streamfold', 'serve']; cli.main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
 
     assert done.returncode == 2
     assert done.stderr == 'streamfold: this command needs an extra: pip install "streamfold[gateway,store]"\n'

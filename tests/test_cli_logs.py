@@ -23,7 +23,7 @@ from test_store_retention import priced
 
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "streamfold", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 
 def logs(cwd: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -295,6 +295,6 @@ def test_a_reader_that_leaves(directory: Path) -> None:
         )
     for arguments in ("export -", "list --json --limit 1000"):
         command = f"{sys.executable} -m streamfold logs {arguments} | head -n 1"
-        done = subprocess.run(command, shell=True, cwd=directory, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, shell=True, cwd=directory, capture_output=True, text=True, timeout=120)
         assert len(done.stdout.splitlines()) == 1
         assert done.stderr == ""

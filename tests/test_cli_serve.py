@@ -19,12 +19,13 @@ import h11
 import msgspec
 import pytest
 
-from scripted import ask, conversation
+from scripted import Conversation, ask, conversation
 from streamfold.gateway.access import hash_of
 from streamfold.gateway.options import markdown
 from streamfold.gateway.scenes import play_all
 from streamfold.gateway.scripted import Received, Script, ScriptedUpstream
 from streamfold.store import LogRow, LogStore
+from streamfold.ui.answers import Live
 
 PATH = "/v1/chat/completions"
 VIA = "/openai" + PATH
@@ -37,7 +38,7 @@ PATIENCE = 60.0
 def run(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "streamfold", *arguments]
     surroundings = {**os.environ, **environ}
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False, env=surroundings)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False, env=surroundings)
 
 
 class Serving:
@@ -216,6 +217,23 @@ async def test_lines_of_json(tmp_path: Path) -> None:
     assert "PLANTED" not in "".join(gateway.lines)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_the_address_of_the_page_is_told(tmp_path: Path, workers: str) -> None:
+    """The lines of the start name the page's address, and no token; on all addresses, one that a browser can open."""
+    made = run("token", "alice", cwd=tmp_path).stdout
+    (tmp_path / "g.toml").write_text(made.split("\n", 1)[1])
+    flags = ["--config", "g.toml", "--host", "0.0.0.0", "--db", "log.db", "--workers", workers]
+    async with serving(tmp_path, *flags) as gateway:
+        port = gateway.address.rpartition(":")[2]
+        await until(lambda: any("the page:" in line for line in gateway.lines))
+        shown = await ask(f"http://127.0.0.1:{port}", "GET", "/")
+
+    (line,) = [line for line in gateway.lines if "the page:" in line]
+    assert line == f"  the page: http://127.0.0.1:{port}/  (it asks for an access token)\n"
+    assert "sf-" not in "".join(gateway.lines)
+    assert shown.status == 401
+
+
 # ---------------------------------------------------------------------- several workers
 
 linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
@@ -294,6 +312,65 @@ async def test_figures_of_all_workers(tmp_path: Path) -> None:
     assert {sum(float(line.rpartition(" ")[2]) for line in lines) for lines in seen} == {40.0}
     assert all('worker="' in line for lines in seen for line in lines)
     assert ready.status == 200
+
+
+@linux
+async def test_the_page_shows_the_streams_of_all_workers(tmp_path: Path) -> None:
+    """Whichever worker serves the page, streams of the others grow on it as its own do, without any checkpoint."""
+    (tmp_path / "g.toml").write_text("[plugins.logging]\ncheckpoint_s = 3600\n")
+    go, stop = asyncio.Event(), asyncio.Event()
+    more = FIRST.replace(b"Half", b" and half")
+    async with ScriptedUpstream() as upstream, AsyncExitStack() as open_streams:
+        upstream.route("POST", PATH, Script([FIRST, go, more, stop, b"data: [DONE]\n\n"]))
+        flags = ["--config", "g.toml", "--workers", "2", "--db", "log.db", "--upstream", f"openai={upstream.url}"]
+        async with serving(tmp_path, *flags) as gateway, asyncio.timeout(PATIENCE):
+            while True:  # until both workers have a stream
+                talk = await open_streams.enter_async_context(conversation(gateway.address, "POST", VIA, JSON, CHAT))
+                await talk.receive()
+                await talk.receive()
+                busy = await gateway.figures("streamfold_requests_in_flight{")
+                if sum(not line.endswith(" 0.0") for line in busy) == 2:
+                    break
+            watching = await open_streams.enter_async_context(conversation(gateway.address, "GET", "/api/live"))
+            feed = live_streams(watching)
+            texts, instances = await told_by(feed, "Half")
+            go.set()
+            grown, _ = await told_by(feed, "Half and half", texts)
+            whole = [(await ask(gateway.address, "GET", f"/api/rows/{id}")) for id in grown for _ in range(4)]
+            none = await ask(gateway.address, "GET", "/api/rows/no%0Asuch")
+            stop.set()
+
+    assert len(instances) == 2
+    assert set(grown) == set(texts)
+    answers = [msgspec.json.decode(reply.body) for reply in whole]
+    assert {(row["live"], row["record"]["output_message"]["content"]) for row in answers} == {(True, "Half and half")}
+    assert none.status == 404
+
+
+async def live_streams(watching: Conversation) -> AsyncGenerator[Live, None]:
+    """What the page is told, one by one."""
+    waiting = b""
+    while not isinstance(part := await watching.receive(), h11.EndOfMessage):
+        waiting += part.data if isinstance(part, h11.Data) else b""
+        *events, waiting = waiting.split(b"\n\n")
+        for event in events:
+            if event.startswith(b"event: live\ndata: "):
+                yield msgspec.json.decode(event.split(b"data: ", 1)[1], type=Live)
+
+
+async def told_by(
+    feed: AsyncGenerator[Live, None], wanted: str, texts: dict[str, str] | None = None
+) -> tuple[dict[str, str], set[str]]:
+    """Reads until all streams of two processes have the wanted text; gives the texts and the processes."""
+    texts, instances = dict(texts or {}), set[str]()
+    async for news in feed:
+        for sight in news.streams:
+            instances.add(sight.row.instance)
+            for part in sight.parts.values():
+                texts[sight.id] = (texts.get(sight.id, "") if part.more else "") + part.text
+        if set(texts.values()) == {wanted} and len(instances) == 2:
+            break
+    return texts, instances
 
 
 @linux

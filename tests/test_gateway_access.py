@@ -11,7 +11,7 @@ import msgspec
 import openai
 import pytest
 
-from scripted import Reply, Rig, ask, rig
+from scripted import PATIENCE, Reply, Rig, ask, rig
 from streamfold.gateway.access import COOKIE, hash_of, new_token
 from streamfold.gateway.config import Access, ClientSettings, UpstreamSettings, load_config
 from streamfold.gateway.scenes import ANSWER, play_all
@@ -33,7 +33,7 @@ async def raw(address: str, request: bytes) -> bytes:
     """Sends bytes as they are, and reads until the other side closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
     writer.write(request)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         answer = await reader.read()
     writer.close()
     return answer

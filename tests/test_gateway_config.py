@@ -74,6 +74,10 @@ def test_file_and_flags(tmp_path: Path) -> None:
         ('[upstreams]\n"a/b" = "https://a.b"', '"upstreams.a/b": an upstream cannot be called that'),
         ("[limits]\nwaiting_responses = -1", '"limits.waiting_responses" is negative'),
         ("port = ", "not valid TOML"),
+        ('[plugins]\n"a:B" = 3', "\"plugins.'a:B'\" must be object, not int"),
+        ('[plugins."no_such:B"]', "\"plugins.'no_such:B'\" cannot be imported"),
+        ('[upstreams."my.one"]\nbas_url = "x"', "unknown key \"upstreams.'my.one'.bas_url\""),
+        ('"pört" = 1', 'unknown key "\'pört\'"; did you mean "port"?'),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, sentence: str) -> None:

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from many_streams import crowd
-from scripted import ask, conversation, decoded, rig
+from scripted import PATIENCE, ask, conversation, decoded, rig
 from servers import postgres_server
 from streamfold.gateway.config import Drain, Timeouts
 from streamfold.gateway.scripted import HANG_UP, RESET, Script
@@ -149,7 +149,6 @@ async def test_slow_reader_holds_the_upstream_back(tmp_path: Path) -> None:
 async def test_client_that_never_reads(tmp_path: Path) -> None:
     """A client that does not read stops the upstream too; when it leaves, the row says cancelled."""
     piece = delta("y" * 60_000)
-    blocked = asyncio.Event()
     sent = 0
 
     class Endless(list[Any]):
@@ -164,11 +163,10 @@ async def test_client_that_never_reads(tmp_path: Path) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", int(gateway.address.rpartition(":")[2]), limit=1024)
         head = b"POST %b HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
         writer.write(head % (VIA.encode(), len(BODY)) + BODY)
-        before = -1
-        while sent != before:  # until the upstream itself is stuck
+        before = 0
+        while sent == 0 or sent != before:  # until the upstream itself is stuck
             before = sent
             await asyncio.sleep(0.2)
-        blocked.set()
         writer.transport.abort()
         row = await gateway.row()
 
@@ -197,7 +195,9 @@ async def test_full_disk(tmp_path: Path) -> None:
         sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
         with full_disk(max(sizes)):
             replies = [await ask(gateway.address, "POST", VIA, JSON, BODY) for _ in range(5)]
-            waiting = gateway.store.waiting
+            async with asyncio.timeout(PATIENCE):
+                while not (waiting := gateway.store.waiting):  # large rows are made beside the traffic
+                    await asyncio.sleep(0.005)
         rows = await gateway.rows(6)
 
     assert [(reply.status, reply.body == script.body, reply.whole) for reply in replies] == [(200, True, True)] * 5

@@ -14,7 +14,7 @@ import msgspec
 import openai
 import pytest
 
-from scripted import ask, conversation, decoded, rig
+from scripted import PATIENCE, ask, conversation, decoded, rig
 from streamfold.gateway.config import Gate
 from streamfold.gateway.scripted import HANG_UP, Script
 from streamfold.hooks import DROP, HOLD, RELEASE, End, Plugin, Replace, RequestContext
@@ -157,7 +157,7 @@ async def test_end_leaves_the_upstream(tmp_path: Path) -> None:
         gateway.upstream.route("POST", PATH, Script([*WORDS[:2], NEVER]))
         reply = await ask(gateway.address, "POST", VIA, JSON, BODY)
         received = await gateway.upstream.received()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await received.gone.wait()
 
     assert reply.body.startswith(WORDS[0] + b'data: {"error":')
@@ -205,6 +205,21 @@ async def test_unstreamed_answer_ended_by_a_plugin(tmp_path: Path) -> None:
 
     assert (reply.status, msgspec.json.decode(reply.body)["error"]["code"]) == (403, "content_blocked")
     assert (record["status"], record["error_details"]["message"]) == ("error", "not this")
+
+
+@pytest.mark.parametrize("in_one_read", [True, False])
+async def test_a_snapshot_has_at_least_what_was_shown(tmp_path: Path, in_one_read: bool) -> None:
+    """However many events come in one read, a hook's snapshot has the text of all the chunks that it was shown."""
+    texts = ["One ", "two ", "three ", "four"]
+    Scripted.answer = staticmethod(lambda ctx, chunk: None)  # type: ignore[assignment]
+    events = [*map(delta, texts), DONE]
+    async with rig(tmp_path, plugins=PLUGINS) as gateway:
+        gateway.upstream.route("POST", PATH, Script([b"".join(events)] if in_one_read else events))
+        await ask(gateway.address, "POST", VIA, JSON, BODY)
+        await gateway.row()
+
+    for place, snapshot in enumerate(Scripted.snapshots):
+        assert snapshot.startswith("".join(texts[: place + 1]))
 
 
 # ---------------------------------------------------------------------- the example guardrail

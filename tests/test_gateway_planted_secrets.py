@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from otlp_receiver import receiver
-from scripted import Rig, ask, said
+from scripted import PATIENCE, Rig, ask, said
 from streamfold.errors import UsageError
 from streamfold.gateway.access import hash_of, new_token
 from streamfold.gateway.config import Access, ClientSettings, UpstreamSettings, load_config
@@ -91,7 +91,7 @@ async def test_no_secret_stays_anywhere(
                         shown += answer.body
                     wrong = await ask(address, "GET", "/logs", [("x-streamfold-token", "PLANTED-wrong-token")])
                     shown += wrong.body
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while not collector.spans:
                 await asyncio.sleep(0.01)
     stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())

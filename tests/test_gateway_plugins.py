@@ -291,6 +291,24 @@ async def test_chunks_are_replaced_and_dropped(
     assert (reply.body, reply.whole) == (wanted, True)
 
 
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("text/event-stream", b"data: a\ndata: b\ndata: c\ndata: \ndata: d\ndata: \n\n"),
+        ("application/x-ndjson", b"a b  c  d \n"),
+    ],
+)
+async def test_line_ends_in_a_payload_start_no_event(
+    tmp_path: Path, plug: Callable[..., Sections], kind: str, wanted: bytes
+) -> None:
+    """Whatever ends a line for a reader of the stream, in what a plugin puts into it, is no end of the event."""
+    payload = b"a\rb\r\nc\n\rd\r"
+    script = Script([ONE + b"\n" if "nd" in kind else b"data: %b\n\n" % ONE], headers=[("content-type", kind)])
+    reply, _, _ = await answered(tmp_path, script, plug(post_llm_hook=lambda ctx, chunk, error: chunk and payload))
+
+    assert reply.body == wanted
+
+
 async def test_the_record_tells_what_the_provider_said(tmp_path: Path, plug: Callable[..., Sections]) -> None:
     """What plugins change is what the client sees; the record holds the answer as it came."""
     reply, record, _ = await answered(tmp_path, Script([BODY]), plug(post_llm_hook=edited))
@@ -653,7 +671,8 @@ async def test_a_bad_plugin_does_not_harm_its_neighbours(
         on_response=lambda ctx, processed: seen.append("response"),
     )
     hooks = dict.fromkeys(("pre_llm_hook", "post_llm_hook", "on_response"), bad.blocks)
-    async with rig(tmp_path, plugins=plug(name="bad", **hooks) | good, limits=QUICK) as gateway:
+    # Long enough that no hook of the good one is late on a busy machine.
+    async with rig(tmp_path, plugins=plug(name="bad", **hooks) | good, limits=Limits(hook_timeout_s=2)) as gateway:
         gateway.upstream.route("POST", PATH, Script([BODY]))
         reply = await asked(gateway)
         await gateway.row()

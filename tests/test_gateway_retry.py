@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import msgspec
 import openai
 import pytest
 
-from scripted import ask, decoded, rig
+from scripted import ask, dead_address, decoded, rig
 from streamfold.gateway.config import Retry, Timeouts, UpstreamSettings
 from streamfold.gateway.retry import Plan, retry_after
 from streamfold.gateway.scripted import HANG_UP, Received, Script, ScriptedUpstream
@@ -31,6 +31,7 @@ GOOD = Script(
     ]
 )
 QUICK = Retry(pause_s=0.01)
+SOON = Timeouts(first_token_s=1)
 NEVER = 3600.0
 
 
@@ -62,7 +63,7 @@ FAILURES: list[tuple[str, Script, str]] = [
 @pytest.mark.parametrize(("failure", "outcome"), [each[1:] for each in FAILURES], ids=[each[0] for each in FAILURES])
 async def test_tried_again_at_the_same_upstream(tmp_path: Path, failure: Script, outcome: str) -> None:
     """The client gets the good answer and nothing else; the failed try has a row of its own, which the other names."""
-    more: dict[str, Any] = {"settings": {"retries": 1}, "retry": QUICK, "timeouts": Timeouts(first_token_s=0.3)}
+    more: dict[str, Any] = {"settings": {"retries": 1}, "retry": QUICK, "timeouts": SOON}
     async with rig(tmp_path, **more) as gateway:
         gateway.upstream.route("POST", PATH, in_turn(failure, GOOD))
         reply = await ask(gateway.address, "POST", VIA, JSON, BODY)
@@ -130,16 +131,17 @@ async def test_fallback(tmp_path: Path, first: Script | None, monkeypatch: pytes
     """Another upstream answers, under its own name, model and key, and never sees the client's credentials."""
     monkeypatch.setenv("OTHER_KEY", "sk-of-the-other-one")
     mine = [*JSON, ("authorization", "Bearer sk-mine-777777"), ("x-api-key", "sk-mine-777777")]
-    async with ScriptedUpstream() as other:
+    async with AsyncExitStack() as stack:
+        other = await stack.enter_async_context(ScriptedUpstream())
         other.route("POST", "/api" + PATH, GOOD)
         more: dict[str, Any] = {
             "settings": {"fallback": ["spare"]},
             "others": {"spare": UpstreamSettings(other.url + "/api", key_env="OTHER_KEY", models={"m": "their-m"})},
-            "timeouts": Timeouts(first_token_s=0.3),
+            "timeouts": SOON,
             "upstreams": ["openai"],
         }
         if first is None:
-            more["url"] = _dead_address()
+            more["url"] = stack.enter_context(dead_address())
         async with rig(tmp_path, **more) as gateway:
             gateway.upstream.route("POST", PATH, first or GOOD)
             reply = await ask(gateway.address, "POST", VIA, mine, BODY)
@@ -262,8 +264,3 @@ def test_retry_after() -> None:
     assert retry_after([(b"retry-after", formatdate(0, usegmt=True).encode())]) == 0
     assert retry_after([(b"retry-after", b"soon")]) is None
     assert retry_after([]) is None
-
-
-def _dead_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return f"http://127.0.0.1:{sock.getsockname()[1]}"

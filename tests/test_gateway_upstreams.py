@@ -82,11 +82,9 @@ async def test_key_takes_the_place_of_the_clients(
     assert SECRET not in said(caplog.records)
 
 
-def test_key_is_not_shown() -> None:
+def test_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever prints the upstreams sees no key."""
-    import os
-
-    os.environ["HOUSE_KEY_SHOWN"] = SECRET
+    monkeypatch.setenv("HOUSE_KEY_SHOWN", SECRET)
     upstreams = load_config(upstreams={"a": UpstreamSettings("http://h", key_env="HOUSE_KEY_SHOWN")}).routes()
     assert SECRET not in repr(upstreams)
 

@@ -170,7 +170,7 @@ async def test_what_a_plugin_raises_stays_with_it(kind, error, inline, caplog):
         "post_llm_hook": 3,
         "on_response": 3,
     }
-    assert len(caplog.records) == 3
+    assert [record.name for record in caplog.records].count("streamfold.hooks") == 3
     assert "secret" not in caplog.text
     assert sum(entry[1] == "response" for entry in log) == 6
 
@@ -187,21 +187,21 @@ async def test_a_hook_that_blocks_is_left_behind(asynchronous):
 
         def pre_llm_hook(self, ctx, request):
             Stuck.calls += 1
-            release.wait(30)
+            release.wait(60)
 
     class AsyncStuck(Stuck):
         async def pre_llm_hook(self, ctx, request):
             Stuck.pre_llm_hook(self, ctx, request)
 
     Stuck.calls = 0
-    pipeline = Pipeline([AsyncStuck() if asynchronous else Stuck(), Recorder("other", log)], hook_timeout=0.05)
+    pipeline = Pipeline([AsyncStuck() if asynchronous else Stuck(), Recorder("other", log)], hook_timeout=0.5)
     for _ in range(5):
         await run(pipeline)
     release.set()
     await pipeline.close()
     assert Stuck.calls == 1
     errors = pipeline.status()[0].errors
-    assert errors == {"pre_llm_hook: took longer than 0.05 s": 1, "pre_llm_hook: left out": 4}
+    assert errors == {"pre_llm_hook: took longer than 0.5 s": 1, "pre_llm_hook: left out": 4}
     assert sum(entry[1] == "response" for entry in log) == 5
 
 
@@ -215,7 +215,7 @@ async def test_cancelling_the_request_cancels_the_wait_for_a_hook():
 
         async def pre_llm_hook(self, ctx, request):
             loop.call_soon_threadsafe(started.set)
-            await asyncio.sleep(30)
+            await asyncio.sleep(60)
 
     pipeline = Pipeline([Slow()])
     task = asyncio.create_task(pipeline.before(context(), None))
@@ -235,7 +235,7 @@ async def test_a_slow_consumer_has_a_bounded_queue():
         name = "slow"
 
         def on_response(self, ctx, processed):
-            release.wait(30)
+            release.wait(60)
             taken.append(processed)
 
     pipeline = Pipeline([Slow()], queue_size=3)
@@ -350,7 +350,7 @@ def test_plugins_load_by_import_path_in_their_order():
         (
             f"{HERE}:Configured",
             {"color": "x"},
-            'unknown key "plugins."test_pipeline:Configured".color"; did you mean "colour"?',
+            'unknown key "plugins.\'test_pipeline:Configured\'.color"; did you mean "colour"?',
         ),
         (f"{HERE}:Configured", {"size": "x"}, "must be int, not str"),
         (f"{HERE}:Bare", {"size": 1}, "takes no settings; take out size"),

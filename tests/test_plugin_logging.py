@@ -27,7 +27,7 @@ from streamfold.store.retention import Retention
 from streamfold.store.row import FINAL, STARTED
 from streamfold.types import AccumulatedData, StreamType
 
-WAIT = 10.0
+WAIT = 60.0
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 ASKED = {
     "model": "gpt-4o",
@@ -613,7 +613,7 @@ def test_after_a_crash_what_was_stored_is_found(tmp_path):
     """Killed in the middle of streams: the finished rows are there, the others are `abandoned` with what had come."""
     url = str(tmp_path / "log.db")
     child = subprocess.run(
-        [sys.executable, "-c", CRASHING, url], capture_output=True, timeout=60, cwd=Path(__file__).parent
+        [sys.executable, "-c", CRASHING, url], capture_output=True, timeout=120, cwd=Path(__file__).parent
     )
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
     with LogStore.open(url) as store:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import random
 import re
+import threading
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,9 @@ from streamfold import Outcome, StreamAccumulator
 from streamfold.framing import AutoFramer
 from streamfold.hooks import RequestContext
 from streamfold.plugins.logging import LoggingConfig, LoggingPlugin
+from streamfold.plugins.logging import plugin as logging_plugin
+from streamfold.plugins.logging.patterns import WITHHELD, Patterns
+from streamfold.plugins.logging.plugin import MAX_REDACTED
 from streamfold.plugins.logging.rows import without_content
 from streamfold.plugins.logging.shorten import fitting, shortened, utf8_size
 from streamfold.processed import ProcessedStreamResponse, ResponseType
@@ -23,7 +27,7 @@ from streamfold.store.log_store import LogStore
 from streamfold.store.row import HEAVY, LogRow
 from streamfold.types import AccumulatedData, AudioOutput, ChatMessage, Choice, ErrorDetails, PassthroughOutput
 
-WAIT = 10.0
+WAIT = 60.0
 FIXTURES = sorted(path for path in (Path(__file__).parent / "fixtures").glob("*/*") if path.is_file())
 MARKER = "the quokka's secret"
 STREAMED = [path for path in FIXTURES if path.suffix != ".json"]
@@ -254,6 +258,94 @@ def test_a_match_at_the_place_of_the_cut_leaves_nothing(logged):
             request={"input": "z" * extra + text},
         )
         assert all("4111" not in value for value in texts_of(row).values())
+
+
+ENDLESS = r"(x+x+)+y"
+"""Tries every way to cut a row of x into pieces before it says no."""
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["with the pre hook", "without"])
+def test_an_expression_without_end_costs_that_content_and_nothing_else(store, before):
+    """What an expression cannot get through is not stored, of no text is it said that it is clean, and the next request
+    is redacted as ever."""
+    plugin = LoggingPlugin(config(redact=[ENDLESS, MAILS], estimate=False), store=store)
+    for name, said in (("bad", "x" * 5000), ("good", f"I am {MAIL}")):
+        ctx = RequestContext(request_id=f"endless-{name}-{before}", request={"input": said})
+        if before:
+            plugin.pre_llm_hook(ctx, ctx.request)
+        plugin.on_response(ctx, answer(said))
+    assert plugin.flush(60.0)
+    bad, good = (store.get(f"endless-{name}-{before}") for name in ("bad", "good"))
+    assert (bad.status, good.status) == ("success", "success")
+    assert all("xxxxx" not in text for text in texts_of(bad).values())
+    assert WITHHELD in bad.request
+    assert plugin.withheld > 0
+    assert good.search_text == "I am [redacted]\nI am [redacted]"
+    plugin.close()
+
+
+def test_rows_that_wait_for_expressions_are_bounded(store):
+    """Of more requests than may wait for the expressions, the rest is stored without content: each has one row."""
+    plugin = LoggingPlugin(config(redact=[MAILS], estimate=False), store=store)
+    free = threading.Event()
+    plugin._upkeep.later(lambda: free.wait(WAIT))
+    for place in range(MAX_REDACTED):
+        ctx = RequestContext(request_id=f"bounded-{place}", request={"input": f"I am {MAIL}"})
+        plugin.pre_llm_hook(ctx, ctx.request)
+        plugin.on_response(ctx, answer(f"Hi {MAIL}"))
+    free.set()
+    assert plugin.flush(60.0)
+    rows = [store.get(f"bounded-{place}") for place in range(MAX_REDACTED)]
+    assert {row.status for row in rows} == {"success"}
+    assert all(MAIL not in text for row in rows for text in texts_of(row).values())
+    bare = sum(row.request is None for row in rows)
+    assert 0 < bare < MAX_REDACTED
+    assert len(plugin._flights) == 0
+    plugin.close()
+
+
+def test_rows_that_wait_at_the_end_are_stored_without_content(tmp_path, monkeypatch):
+    """A plugin that is closed while rows wait for the expressions loses none of them."""
+    monkeypatch.setattr(logging_plugin, "CLOSE_SECONDS", 0.05)
+    with LogStore.open(str(tmp_path / "log.db")) as own:
+        plugin = LoggingPlugin(config(redact=[MAILS]), store=own)
+        free = threading.Event()
+        plugin._upkeep.later(lambda: free.wait(WAIT))
+        ctx = RequestContext(request_id="late", request={"input": MAIL})
+        plugin.pre_llm_hook(ctx, ctx.request)
+        plugin.on_response(ctx, answer("x"))
+        plugin.close()
+        free.set()
+        assert own.flush(WAIT)
+        row = own.get("late")
+        assert (row.status, row.request, row.record is None) == ("success", None, True)
+
+
+@given(texts=st.lists(st.text(alphabet=st.characters(), max_size=40), max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_the_other_process_strikes_as_this_one_would(texts):
+    """The process that tries the expressions gives what `re` gives here, halves of surrogate pairs among it."""
+    expressions = [r"[a-e]+", r"\d{2}", "\ud800"]
+    wanted = list(texts)
+    for expression in expressions:
+        wanted = [re.sub(expression, "[redacted]", text) for text in wanted]
+    assert PATTERNS.strike(texts) == wanted
+
+
+PATTERNS = Patterns([r"[a-e]+", r"\d{2}", "\ud800"])
+
+
+def test_a_child_that_is_gone_is_made_anew():
+    """Whoever ends the process that tries the expressions does no harm, and `close` leaves none behind."""
+    patterns = Patterns(["b"])
+    assert patterns.strike(["abc"]) == ["a[redacted]c"]
+    first = patterns._child
+    first.kill()
+    first.wait()
+    assert patterns.strike(["abc"]) == ["a[redacted]c"]
+    second = patterns._child
+    patterns.close()
+    assert (patterns.withheld, second.returncode is None) == (0, False)
 
 
 @pytest.mark.parametrize("key", ["sk-proj-1234567890", 'quote"d\\key/1234', "schlüssel-é-12345", '":{"'])

@@ -481,7 +481,7 @@ def test_in_process_providers_are_found_globally() -> None:
         print([span.name for span in exporter.get_finished_spans()], plugin.spans)
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.strip() == "['chat m'] None"
     assert 'not to "plugins.otel.endpoint"' in done.stderr
@@ -679,7 +679,7 @@ def test_program_that_forgets_to_close(collector: Receiver) -> None:
         plugin = OtelPlugin(OtelConfig(endpoint={collector.url!r}))
         plugin.on_response(RequestContext(request_id="r"), streamfold.StreamAccumulator("openai-chat").finish())
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], timeout=120, check=True)
     assert len(collector.spans) == 1
 
 

@@ -361,6 +361,7 @@ async def test_the_pipeline_runs_it():
 
 def test_a_program_without_the_gateway_can_serve_them():
     """With a port, the figures are served on loopback, and no longer after closing."""
+    before = set(threading.enumerate())
     plugin = PrometheusPlugin(PrometheusConfig(port=0))
     told(plugin, processed())
     address = f"http://127.0.0.1:{plugin.port}/metrics"
@@ -373,7 +374,7 @@ def test_a_program_without_the_gateway_can_serve_them():
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(address, timeout=10)
     assert plugin.port is None
-    assert not [thread for thread in threading.enumerate() if "serve_forever" in thread.name]
+    assert not [thread for thread in set(threading.enumerate()) - before if "serve_forever" in thread.name]
 
 
 @pytest.mark.parametrize(

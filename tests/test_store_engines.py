@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, inspect, select, text
 
@@ -95,17 +95,17 @@ def test_the_highest_revision_stays(database_url: str) -> None:
             assert [tuple(each) for each in found] == [(FINAL + 1, f"m{FINAL + 1}", len(orders))]
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+SOME_WRITES = st.lists(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(REVISIONS)), min_size=1, max_size=5), max_size=6
 )
-@given(
-    writes=st.lists(
-        st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(REVISIONS)), min_size=1, max_size=5), max_size=6
-    )
-)
-def test_any_writes_in_any_order(database_url: str, writes: list[list[tuple[str, int]]]) -> None:
+
+
+def test_any_writes_in_any_order(database_url: str) -> None:
     """After any writes, with repeats, each id is there once, with the highest revision that was written."""
-    with LogStore.open(database_url) as store:
+
+    @settings(max_examples=30)
+    @given(writes=SOME_WRITES)
+    def check(writes: list[list[tuple[str, int]]]) -> None:
         with store.connect() as connection:
             before = {found.id: found.revision for found in connection.execute(select(request_log))}
         wanted = dict(before)
@@ -116,6 +116,9 @@ def test_any_writes_in_any_order(database_url: str, writes: list[list[tuple[str,
         with store.connect() as connection:
             found = connection.execute(select(request_log.c.id, request_log.c.revision)).all()
         assert sorted(map(tuple, found)) == sorted(wanted.items())
+
+    with LogStore.open(database_url) as store:
+        check()
 
 
 def test_newest_of_a_batch() -> None:

@@ -119,10 +119,65 @@ def test_files_are_private(tmp_path: Path) -> None:
     """Nobody else may read what waits."""
     queue = made(tmp_path / "queue")
     queue.add(line("a"))
-    queue.set_aside(b"bad")
+    queue.bad.add(b"bad")
     paths = [queue.directory, *queue.directory.iterdir()]
     assert len(paths) == 4
     assert {path.stat().st_mode & 0o077 for path in paths} == {0}
+
+
+def bad_files(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in directory.glob("*.bad")}
+
+
+def left_behind(directory: Path, name: str, size: int, age: int) -> None:
+    path = directory / name
+    path.write_bytes(b"x" * size)
+    os.utime(path, (10**9 - age, 10**9 - age))
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept"),
+    [
+        ({"bad_bytes": 10**6, "bad_files": 10}, {"1-a.bad", "2-b.bad", "3-c.bad"}),
+        ({"bad_bytes": 10**6, "bad_files": 2}, {"2-b.bad", "3-c.bad"}),
+        ({"bad_bytes": 2500, "bad_files": 10}, {"2-b.bad", "3-c.bad"}),
+        ({"bad_bytes": 1999, "bad_files": 10}, {"3-c.bad"}),
+    ],
+)
+def test_bad_files_of_the_dead_are_bounded(
+    tmp_path: Path, limits: dict[str, int], kept: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of the `.bad` files that dead processes left, the newest stay; each that goes is counted and named."""
+    for place, name in enumerate(("3-c.bad", "2-b.bad", "1-a.bad")):
+        left_behind(tmp_path, name, 1000, place)
+    queue = made(tmp_path, **limits)
+    assert bad_files(tmp_path).keys() == kept
+    assert queue.bad.removed == 3 - len(kept)
+    assert caplog.text.count("removed ") == 3 - len(kept)
+
+
+def test_bad_lines_keep_the_newest(tmp_path: Path) -> None:
+    """However many lines are set aside, their files keep to the limits, and the last line is in them."""
+    left_behind(tmp_path, "1-old.bad", 100, 0)
+    queue = made(tmp_path, bad_bytes=4000, bad_files=3)
+    for number in range(200):
+        queue.bad.add(b"%d " % number + b"x" * 90)
+        found = bad_files(tmp_path)
+        assert sum(found.values()) <= 4000
+        assert len(found) <= 3
+        assert (tmp_path / f"{queue.instance}.bad").read_bytes().splitlines()[-1].startswith(b"%d " % number)
+    assert "1-old.bad" not in bad_files(tmp_path)
+    assert queue.bad.removed > 5
+
+
+def test_a_bad_line_larger_than_all_the_room(tmp_path: Path) -> None:
+    """A line that there can be no room for costs the others nothing; one that fills all of it is kept alone."""
+    queue = made(tmp_path, bad_bytes=1000, bad_files=3)
+    queue.bad.add(b"a")
+    queue.bad.add(b"b" * 1000)
+    assert bad_files(tmp_path) == {f"{queue.instance}.bad": 2}
+    queue.bad.add(b"c" * 999)
+    assert bad_files(tmp_path) == {f"{queue.instance}.bad": 1000}
 
 
 def test_full_files_refuse(tmp_path: Path) -> None:
@@ -223,6 +278,7 @@ def test_rows_wait_while_the_database_is_away(writing: Writing, caplog: pytest.L
     disk.away = True
     for number in range(1200):
         assert writer.put(row(str(number)))
+    assert disk.tried.wait(60)
     assert not writer.flush(0.2)
     assert (writer.waiting, disk.rows) == (1200, [])
     disk.away = False
@@ -312,7 +368,7 @@ def test_close_does_not_wait_for_ever(writing: Writing, tmp_path: Path, caplog: 
     disk, writer = writing()
     disk.away = True
     writer.put(row())
-    assert disk.tried.wait(10)
+    assert disk.tried.wait(60)
     writer.close(0.2)
 
     assert writer.dropped == 0

@@ -173,7 +173,7 @@ def test_database_that_is_locked_for_a_while(tmp_path: Path, monkeypatch: pytest
         holder.execute("COMMIT")
         holder.close()
 
-        assert store.flush(10)
+        assert store.flush(60)
         assert len(store.rows()) == 10
         assert (store.waiting, store.dropped) == (0, 0)
 
@@ -207,6 +207,6 @@ def test_many_threads_put(tmp_path: Path) -> None:
             each.start()
         for each in threads:
             each.join()
-        store.flush(10)
+        assert store.flush(60)
 
         assert len(store.rows(1000)) == 800

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics as reference
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from servers import fresh_chdb
 from streamfold.errors import UsageError
@@ -222,6 +224,53 @@ def test_filters_find_what_plain_python_finds(store: LogStore) -> None:
         assert count(store, query) == len(wanted)
 
     check()
+
+
+@pytest.mark.parametrize("wanted", [("cost",), ("by_status", "latency_ms", "first"), queries.FIGURES])
+def test_figures_that_are_wanted_are_those_of_all(store: LogStore, wanted: tuple[str, ...]) -> None:
+    """Asked for by name, figures are what they are among all of them, and the others are left out."""
+    whole, part = statistics(store, LogQuery()), statistics(store, LogQuery(), figures=wanted)
+    groups = grouped(store, LogQuery(), ["status"], figures=wanted)
+    told = [each.statistics for each in series(store, LogQuery(), interval="1d", figures=wanted)]
+
+    assert {name: getattr(part, name) for name in wanted} == {name: getattr(whole, name) for name in wanted}
+    assert part.requests == sum(each.requests for each in groups) == sum(each.requests for each in told)
+    assert part.success_rate == (whole.success_rate if "by_status" in wanted else None)
+    assert "models" in wanted or part.models == 0
+
+
+def test_figures_have_names(sqlite: LogStore) -> None:
+    """A figure that is none is named, with what there is."""
+    with pytest.raises(UsageError, match='figures: unknown "costs"; did you mean'):
+        statistics(sqlite, LogQuery(), figures=["costs"])
+
+
+def test_figures_touch_no_bodies_on_sqlite(sqlite: LogStore) -> None:
+    """What the overview asks for is computed from an index alone, also with the usual filters and any time."""
+    asked: list[tuple[str, Any]] = []
+    here = threading.get_ident()
+    with sqlite.connect() as connection:
+        engine = connection.engine
+
+    def spy(*about: Any) -> None:
+        if threading.get_ident() == here:  # the store's own thread asks too
+            asked.append((about[2], about[3]))
+
+    event.listen(engine, "before_cursor_execute", spy)
+    for query in (LogQuery(), LogQuery(since="30d", provider=("openai",), model=("m*",), stream=True)):
+        statistics(sqlite, query)
+        grouped(sqlite, query, ["model"])
+        series(sqlite, query)
+        histogram(sqlite, query)
+    event.remove(engine, "before_cursor_execute", spy)
+    with sqlite.connect() as connection:
+        queries.prepare_reading(connection)
+        plans = [
+            str(connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, values).fetchall())
+            for statement, values in asked
+        ]
+    assert len(plans) >= 8
+    assert [plan for plan in plans if "COVERING INDEX" not in plan] == []
 
 
 @pytest.mark.parametrize("sort", [sign + name for name in SORTS for sign in ("", "-")])

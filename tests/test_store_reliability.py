@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from reliability import Child, away, kill_nine, look
-from servers import postgres_server
+from servers import postgres_server, release_chdb
 from streamfold.store import LogRow, LogStore
 from streamfold.store.database import database_of
 from streamfold.store.instances import Roll
@@ -30,6 +30,7 @@ def row(id: str, revision: int = FINAL, **columns: object) -> LogRow:
 @pytest.mark.parametrize("lines", [1500, 4000])
 def test_kill_in_the_middle_of_200_streams(database_url: str, lines: int) -> None:
     """After kill -9 every row whose `put` returned is there, once; streams in flight are closed as stored."""
+    release_chdb()
     put, found, store = kill_nine(database_url, lines)
     with store:
         assert (found.lost, found.wrong) == ([], [])

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streamfold.errors import UsageError
 from streamfold.store import LogRow, LogStore, retention, row_of
 from streamfold.store.query import LogQuery, walk
 from streamfold.store.reprice import Repriced, reprice
 from streamfold.store.retention import ROW_BYTES, Removed, Retention, apply, bytes_of, size_of
-from streamfold.store.row import FINAL, HEAVY, STARTED
+from streamfold.store.row import FINAL, HEAVY, STARTED, repriced, stripped
 from streamfold.types import JSON, AccumulatedData, Cost, StreamType, TokenUsage
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -209,7 +211,7 @@ def test_reprice(store: LogStore) -> None:
     for id in ("missing", "old"):
         row, record = after[id], msgspec.json.decode(after[id].record or "")
         assert (row.cost, row.input_cost, row.output_cost, row.cost_source) == (20.0, 10.0, 10.0, "catalog")
-        assert (row.cost_complete, row.cost_reason, row.revision, row.request) == (True, None, FINAL + 1, "{}")
+        assert (row.cost_complete, row.cost_reason, row.revision, row.request) == (True, None, repriced(FINAL), "{}")
         assert (record["cost"]["total_cost"], record["cost_reason"]) == (20.0, None)
         old = msgspec.json.decode(before[id].record or "")
         assert {**record, "cost": None, "cost_reason": None} == {**old, "cost": None, "cost_reason": None}
@@ -257,6 +259,65 @@ def test_reprice_knows_the_request(store: LogStore) -> None:
     row = whole(store)["spoken"]
     assert row.cost == 5.0
     assert {**msgspec.json.decode(row.record or ""), "cost": None} == {**record, "cost": None, "cost_reason": None}
+
+
+class Meanwhile(TinyCatalog):
+    """A catalog that lets something happen while it is asked for the first price."""
+
+    def __init__(self, *happens: Callable[[], object]) -> None:
+        self.happens = list(happens)
+
+    def cost_of(self, data: AccumulatedData, request: Any = None) -> tuple[Cost | None, str | None]:
+        while self.happens:
+            self.happens.pop()()
+        return super().cost_of(data, request)
+
+
+def test_a_price_and_a_removal_at_the_same_time(store: LogStore) -> None:
+    """When content is removed while rows are priced, both are there in the end: the new price, and no content."""
+    store.write([priced(f"r{place}", created=f"2026-01-0{place}T00:00:00.000Z") for place in range(1, 6)])
+    strip = Retention(content_max_age="1d")
+    before = whole(store)
+    done = reprice(store, LogQuery(), Meanwhile(lambda: apply(store, strip, now=NOW)))
+    rows = whole(store)
+    assert done.changed == 5
+    assert with_content(store) == []
+    assert [row.cost for row in rows.values()] == [done.after / 5] * 5
+    # What was read before both and is written late comes too late, on every engine.
+    store.write([msgspec.structs.replace(row, revision=repriced(row.revision)) for row in before.values()])
+    assert whole(store) == rows
+
+
+def test_a_removal_after_a_price_keeps_it(store: LogStore) -> None:
+    """Content that is removed after a row was priced takes nothing with it but the content."""
+    store.write([priced("r1", created="2026-01-01T00:00:00.000Z")])
+    assert reprice(store, LogQuery(), TinyCatalog()).changed == 1
+    before = whole(store)["r1"]
+    assert apply(store, Retention(content_max_age="1d"), now=NOW).contents == 1
+    bare = dict.fromkeys(HEAVY) | {"revision": stripped(before.revision)}
+    assert whole(store)["r1"] == msgspec.structs.replace(before, **bare)
+
+
+def test_two_prices_at_the_same_time(store: LogStore) -> None:
+    """Of two who price the same rows at once, the one who is done last wins whole: no row is a mix of both."""
+    store.write([priced(f"r{place}", created=f"2026-01-0{place}T00:00:00.000Z") for place in range(1, 4)])
+
+    class Dear(TinyCatalog):
+        def cost_of(self, data: AccumulatedData, request: Any = None) -> tuple[Cost | None, str | None]:
+            return Cost(total_cost=99.0, input_cost=99.0, output_cost=0.0, source="catalog", complete=True), None
+
+    reprice(store, LogQuery(), Meanwhile(lambda: reprice(store, LogQuery(), Dear())))
+    assert {row.cost for row in whole(store).values()} != {99.0}
+    assert len({row.cost for row in whole(store).values()}) == 1
+
+
+@given(revision=st.integers(FINAL, FINAL + 100), later=st.integers(0, 100))
+def test_no_two_changes_have_the_same_revision(revision: int, later: int) -> None:
+    """A later change has a higher revision, two kinds of change never the same, and a removal beats any price that was
+    found for the same or an earlier row."""
+    assert revision < repriced(revision) < stripped(revision)
+    assert repriced(revision) != stripped(revision + later)
+    assert repriced(revision) < stripped(revision + later)
 
 
 def test_writing_nothing(store: LogStore) -> None:

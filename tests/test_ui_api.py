@@ -179,7 +179,7 @@ async def test_only_so_many_questions_wait(page: Page, monkeypatch: pytest.Monke
     release = threading.Event()
 
     def slow(store: LogStore, pairs: Any) -> list[int]:
-        release.wait(10)
+        release.wait(60)
         return [1]
 
     monkeypatch.setitem(page_app.QUESTIONS, "rows", slow)
@@ -189,7 +189,7 @@ async def test_only_so_many_questions_wait(page: Page, monkeypatch: pytest.Monke
     kinds = [body(reply)["error"]["type"] for reply in replies]
     assert (kinds.count("log_slow"), kinds.count("busy")) == (room, 3)
     release.set()
-    monkeypatch.setattr(page_app, "PATIENCE", 10)
+    monkeypatch.setattr(page_app, "PATIENCE", 60)
     while (reply := await asked(page, "/api/rows")).status != 200:
         assert body(reply)["error"]["type"] == "busy"
         await asyncio.sleep(0)  # lets the threads' answers in
@@ -265,7 +265,7 @@ async def status_for_host(address: str, path: str, host: str) -> int:
 
 async def test_a_watching_page_does_not_hold_up_the_stop(tmp_path: Path) -> None:
     """A stream of events ends when the gateway stops, well before the grace that other streams have."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         async with rig(tmp_path, limits=Limits(shutdown_grace_s=3600)) as running:
             talk_to = conversation(running.address, "GET", "/api/live")
             talk = await talk_to.__aenter__()

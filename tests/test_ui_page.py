@@ -49,7 +49,7 @@ class Served(NamedTuple):
 
     def request(self, body: dict[str, Any]) -> http.client.HTTPConnection:
         """Sends a streaming request, and does not read its answer."""
-        connection = http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=20)
+        connection = http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=60)
         headers = {"content-type": "application/json"}
         connection.request("POST", "/openai/v1/chat/completions", json.dumps({"stream": True, **body}), headers)
         return connection
@@ -72,7 +72,7 @@ def in_a_thread(main: Any) -> Iterator[Any]:
 
     thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
     thread.start()
-    found = told.get(timeout=30)
+    found = told.get(timeout=60)
     if isinstance(found, BaseException):
         raise found
     try:
@@ -80,7 +80,7 @@ def in_a_thread(main: Any) -> Iterator[Any]:
     finally:
         loop, stop = stops
         loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -453,6 +453,19 @@ def test_content_is_shown_and_never_run(browser: Browser, served: Served, number
         assert overflow(browser) <= 0
         assert text[:40].replace("\0", "").strip() in browser.text("#detail").replace("\0", "")
         assert browser.console() == []
+
+
+def test_a_number_beyond_all_measure_is_a_number(browser: Browser, served: Served) -> None:
+    """Integers that a browser cannot count with break neither detail nor overview, and the JSON shows every digit."""
+    huge = 2**70 + 1
+    record = {"token_usage": {"prompt_tokens": huge, "completion_tokens": 3, "source": "provider"}, "response": [huge]}
+    served.store.write([made(1, record=json.dumps(record), prompt_tokens=2**62, cached_tokens=5, arrivals="[1,2]")])
+    browser.open(f"{served.address}/?id=row0001")
+    browser.wait(lambda: "1,180,591,620" in browser.text(".section-usage"), "the tokens")
+    assert str(huge) in browser.text(".section-native")
+    browser.open(f"{served.address}/?view=overview")
+    browser.wait(lambda: browser.count("#view-overview .main-svg") >= 5, "the plots")
+    assert not browser.shows("#trouble")
 
 
 def test_hostile_text_in_a_stream_under_way_is_text(browser: Browser, served: Served) -> None:

@@ -287,6 +287,10 @@ def _process(stream: StreamAccumulator, ctx: StreamContext, chunk: Any, error: A
         if isinstance(event, dict) and "extra_fields" in event:
             event, index = _without_extra_fields(stream, event, index)
         if not stream.is_finished:
+            if index is not None and ctx.stream_end and index < stream.last_index and stream.has_seen(index):
+                # Some gateways number the last chunk anew, or not at all (0). Nobody has shown it yet: it would have
+                # ended the stream.
+                index = stream.last_index + 1
             stream.add(event, chunk_index=index)
     # A slower observer may still be showing earlier chunks of a stream that another one has brought to its end.
     behind = index is not None and index < stream.last_index

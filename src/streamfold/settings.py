@@ -18,7 +18,7 @@ import msgspec
 
 from streamfold.errors import UsageError
 
-__all__ = ["did_you_mean", "read_settings", "read_toml"]
+__all__ = ["did_you_mean", "key_of", "read_settings", "read_toml"]
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -49,6 +49,12 @@ def read_settings(settings: Any, kind: type[S], *, where: str = "", at: str = ""
         raise UsageError(where + _in_words(error, at)) from None
 
 
+def key_of(name: str) -> str:
+    """A name as a part of a dotted key, such that it can be pasted into TOML: in quotes if it must have some. They are
+    the single ones, because keys are told within double ones."""
+    return name if re.fullmatch(r"[\w-]+", name, re.ASCII) or "'" in name else f"'{name}'"
+
+
 def did_you_mean(key: str, known: Iterable[str]) -> str:
     """The end of a sentence that refuses `key`."""
     known = list(known)
@@ -63,13 +69,13 @@ def _reject_unknown(settings: Any, kind: type[msgspec.Struct], where: str, at: s
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
     for key, value in settings.items():
         if key not in fields:
-            raise UsageError(f'{where}unknown key "{at}{key}"; {did_you_mean(key, fields)}')
+            raise UsageError(f'{where}unknown key "{at}{key_of(key)}"; {did_you_mean(key, fields)}')
         inner = _struct_in(fields[key])
         if inner is None or not isinstance(value, Mapping):
             continue
         if _is_table_of(fields[key]):
             for name, each in value.items():
-                _reject_unknown(each, inner, where, f"{at}{key}.{name}.")
+                _reject_unknown(each, inner, where, f"{at}{key}.{key_of(name)}.")
         else:
             _reject_unknown(value, inner, where, f"{at}{key}.")
 

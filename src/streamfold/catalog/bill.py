@@ -154,15 +154,19 @@ def cost_of_lines(lines: list[Line], origin: JSON, doubts: list[str]) -> tuple[C
     details: JSON = {"priced_as": origin, "components": {line.name: _as_detail(line) for line in lines}}
     if doubts:
         details["incomplete"] = list(dict.fromkeys(doubts))
-    sums = [
-        sum((line.cost for line in lines if side(line.component)), Decimal(0))
-        for side in (is_input, is_output, lambda name: not is_input(name) and not is_output(name))
-    ]
+    sent = made = beside = Decimal(0)
+    for line in lines:
+        if is_input(line.component):
+            sent += line.cost
+        elif is_output(line.component):
+            made += line.cost
+        else:
+            beside += line.cost
     return Cost(
-        total_cost=float(sum(sums, Decimal(0))),
-        input_cost=float(sums[0]),
-        output_cost=float(sums[1]),
-        additional_cost=float(sums[2]),
+        total_cost=float(sent + made + beside),
+        input_cost=float(sent),
+        output_cost=float(made),
+        additional_cost=float(beside),
         details=details,
         source="catalog",
         complete=not doubts,

@@ -81,6 +81,44 @@ class NotInstalledError(Exception):
     """The package is not there."""
 
 
+class _Listed:
+    """An entry of the data set in somebody's list, and the rates that were last read from it.
+
+    They hold as long as the same of its prices and variants are in force; most have only one of them for ever.
+    """
+
+    def __init__(self, owner: Any, entry: Any, source: str) -> None:
+        self._owner, self._entry, self._source = owner, entry, source
+        # A tier of the provider whose model this is need not be one of the provider who serves it.
+        self._variants = (entry.price_variants or ()) if any(entry is model for model in owner.models) else ()
+        self._last: tuple[Any, list[Any], ModelPrices] | None = None
+
+    def prices(self, at: datetime) -> ModelPrices:
+        """The prices that held at a moment."""
+        standard = self._entry.get_prices(at)
+        variants = [each for each in self._variants if each.constraint is None or each.constraint.active(at)]
+        last = self._last
+        if last is None or last[0] is not standard or last[1] != variants:
+            self._last = last = (standard, variants, self._read(standard, variants))
+        return last[2]
+
+    def _read(self, standard: Any, variants: list[Any]) -> ModelPrices:
+        owner, entry = self._owner, self._entry
+        rates = dict(_rates(standard))
+        if owner.id == "google" and "input" in rates:
+            # Google's list has one rate for text, image, video and audio wherever it does not name audio apart.
+            rates.setdefault("input_audio", rates["input"])
+        return ModelPrices(
+            model=entry.id,
+            provider=owner.id,
+            source=self._source,
+            rates=rates,
+            variants=_tiers(variants),
+            limits=Limits(context_window=entry.context_window),
+            minimum_seconds=MINIMUM_SECONDS.get((owner.id, entry.id), 0),
+        )
+
+
 class Dataset:
     """Finds prices in the package's snapshot. Safe to use from any thread."""
 
@@ -89,7 +127,7 @@ class Dataset:
         self._package: Any = None
         self._name = "genai-prices"
         self._snapshot: Any = None
-        self._entries: OrderedDict[tuple[str, str | None, str | None], tuple[Any, Any] | None] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str | None, str | None], _Listed | None] = OrderedDict()
 
     def load(self) -> Any:
         """The snapshot, imported on the first call. Raises `NotInstalledError`."""
@@ -116,33 +154,17 @@ class Dataset:
             known = key in self._entries
             found = self._entries.get(key)
         if not known:
-            found = _search(snapshot, model, provider, format)
+            entry = _search(snapshot, model, provider, format)
+            found = _Listed(*entry, self._name) if entry is not None else None
             with self._lock:
                 self._entries[key] = found
                 while len(self._entries) > REMEMBERED:
                     self._entries.popitem(last=False)
-        return self._read(*found, at) if found is not None else None
+        return found.prices(at) if found is not None else None
 
     def knows_provider(self, provider: str) -> bool:
         """Whether the data set has prices of a provider. Raises `NotInstalledError`."""
         return _provider(self.load(), provider) is not None
-
-    def _read(self, owner: Any, entry: Any, at: datetime) -> ModelPrices:
-        own = any(entry is model for model in owner.models)
-        rates = dict(_rates(entry.get_prices(at)))
-        if owner.id == "google" and "input" in rates:
-            # Google's list has one rate for text, image, video and audio wherever it does not name audio apart.
-            rates.setdefault("input_audio", rates["input"])
-        return ModelPrices(
-            model=entry.id,
-            provider=owner.id,
-            source=self._name,
-            rates=rates,
-            # A tier of the provider whose model this is need not be one of the provider who serves it.
-            variants=_variants(entry, at) if own else {},
-            limits=Limits(context_window=entry.context_window),
-            minimum_seconds=MINIMUM_SECONDS.get((owner.id, entry.id), 0),
-        )
 
 
 def _search(snapshot: Any, model: str, provider: str | None, format: str | None) -> tuple[Any, Any] | None:
@@ -195,11 +217,9 @@ def _rates(prices: Any) -> Iterator[tuple[str, Rate]]:
             yield component, Rate(price.base / units, steps)
 
 
-def _variants(entry: Any, at: datetime) -> dict[str, dict[str, Rate]]:
+def _tiers(variants: list[Any]) -> dict[str, dict[str, Rate]]:
     found: dict[str, dict[str, Rate]] = {}
-    for variant in entry.price_variants or ():
-        if variant.constraint is not None and not variant.constraint.active(at):
-            continue
+    for variant in variants:
         if len(variant.when) != 1 or next(iter(variant.when)) not in TIERS:
             continue
         rates = found.setdefault(next(iter(variant.when.values())), {})

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from os import PathLike
 from typing import Any, Final
 
 from streamfold.catalog.bill import Line, bill, cost_of_lines
-from streamfold.catalog.dataset import Dataset, NotInstalledError
+from streamfold.catalog.dataset import REMEMBERED, Dataset, NotInstalledError
 from streamfold.catalog.measure import InvalidUsageError, Used, measure, usage_in
 from streamfold.catalog.names import names_of, picture_names
 from streamfold.catalog.overrides import read_overrides
@@ -41,6 +42,7 @@ class ModelCatalog:
         self, overrides: str | PathLike[str] | Mapping[str, Any] | None = None, *, at: datetime | None = None
     ) -> None:
         self._overrides = read_overrides(overrides)
+        self._own = lru_cache(REMEMBERED)(self._search_own)
         self._dataset = Dataset()
         self._at = at if at is None or at.tzinfo is not None else at.replace(tzinfo=UTC)
 
@@ -63,7 +65,7 @@ class ModelCatalog:
 
     def limits(self, model: str, provider: str | None = None, *, format: str | None = None) -> Limits:
         """How many tokens a model takes and gives, as far as the overrides or the data set say."""
-        own = self._overrides.find(names_of(model), provider)
+        own = self._own(model, provider)
         listed = self._listed(model, provider, format, self._at or datetime.now(UTC))
         said = [prices.limits for prices in (own, listed) if prices is not None]
         return Limits(
@@ -132,10 +134,12 @@ class ModelCatalog:
     ) -> ModelPrices | None:
         """The prices of the first of some models that has any: in the overrides first, then in the data set."""
         models = [model for model in models if len(model) <= LONGEST_NAME]
+        pictures = used is not None and used.kind is StreamType.IMAGE_GENERATION
         for model in models:
-            pictures = used is not None and used.kind is StreamType.IMAGE_GENERATION
-            names = picture_names(model, used.size, used.quality) if used and pictures else names_of(model)
-            own = self._overrides.find(names, provider)
+            if used is not None and pictures:  # what strangers call a size is not remembered
+                own = self._overrides.find(picture_names(model, used.size, used.quality), provider)
+            else:
+                own = self._own(model, provider)
             if own is not None and own.rates:
                 return own
         for model in models:
@@ -143,6 +147,9 @@ class ModelCatalog:
             if listed is not None:
                 return listed
         return None
+
+    def _search_own(self, model: str, provider: str | None) -> ModelPrices | None:
+        return self._overrides.find(names_of(model), provider)
 
     def _listed(self, model: str, provider: str | None, format: str | None, at: datetime) -> ModelPrices | None:
         try:

@@ -29,7 +29,7 @@ from streamfold.gateway.witness import Witness, load_folds
 from streamfold.pipeline import Pipeline
 from streamfold.store.log_store import LogStore
 from streamfold.stream import Catalog
-from streamfold.ui import Page
+from streamfold.ui import Ask, Page
 
 __all__ = ["Gateway"]
 
@@ -37,7 +37,8 @@ __all__ = ["Gateway"]
 class Gateway:
     """Passes requests on to the configured upstreams and tells the plugins of each.
 
-    `store` is what `/logs` shows, `metrics` what `/metrics` does: the wanted type in, the text and its type out.
+    `store` is what `/logs` shows, `metrics` what `/metrics` does: the wanted type in, the text and its type out. `ask`
+    asks the other workers, when this is one of several.
     """
 
     def __init__(
@@ -49,14 +50,15 @@ class Gateway:
         *,
         catalog: Catalog | None = None,
         metrics: Metrics | None = None,
+        ask: Ask | None = None,
     ) -> None:
         self._upstreams = config.routes()
         self.live: dict[str, Witness] = {}
         """The exchanges that are under way, by request id."""
         # The log's plugin knows what of a request may be shown; without it the page shows what is stored.
         looks = [plugin.look for plugin in pipeline.plugins if hasattr(plugin, "look")]
-        self.page = Page(store, self.live, *looks[:1])
-        self._own_pages = OwnPages(config, pipeline, store, metrics, self.page)
+        self.page = Page(store, self.live, next(iter(looks), None), ask)
+        self._own_pages = OwnPages(config, store, metrics, self.page)
         self._exchanges = Exchanges(config, client, pipeline, catalog, self.live)
         self._open: set[asyncio.Task[Any]] = set()
         load_folds()

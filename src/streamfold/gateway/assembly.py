@@ -57,9 +57,7 @@ class Parts(NamedTuple):
 
 def open_log(config: Config) -> LogStore:
     """The log that a configuration names. Raises `UsageError` if it cannot be used."""
-    settings = logging_config(config)
-    said = {"spill_dir": settings.spill_dir, "spill_bytes": settings.spill_bytes}
-    return LogStore.open(config.db, **{name: value for name, value in said.items() if value is not None})  # type: ignore[arg-type]
+    return LogStore.open(config.db, **logging_config(config).queue())
 
 
 def logging_config(config: Config) -> LoggingConfig:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from streamfold.gateway.config import Limits
-from streamfold.gateway.replies import error_body
+from streamfold.gateway.replies import STRAIGHT, Straight, error_body
 
 __all__ = ["bounded"]
 
@@ -138,6 +138,7 @@ def bounded(limits: Limits, refused: Counter[str]) -> type[asyncio.Protocol]:
                 finally:
                     self.loop.call_soon(self._look_after_end)
 
+            cycle.scope[STRAIGHT] = _straight_to(cycle)
             super()._start_asgi_task(cycle, then_look)
 
         def _look_after_end(self) -> None:
@@ -176,3 +177,19 @@ def bounded(limits: Limits, refused: Counter[str]) -> type[asyncio.Protocol]:
                 timer.cancel()
 
     return Connection
+
+
+def _straight_to(cycle: Any) -> Straight:
+    """The shorter way for the pieces of a body: what uvicorn's `send` does with one, without its three steps.
+
+    It is open while the client reads and the body goes out in chunks, as that of every stream does.
+    """
+    write, flow = cycle.transport.write, cycle.flow
+
+    def pass_on(data: bytes) -> bool:
+        if not cycle.chunked_encoding or flow.write_paused or cycle.disconnected or cycle.response_complete or not data:
+            return False
+        write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
+
+    return pass_on

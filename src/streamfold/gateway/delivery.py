@@ -112,7 +112,7 @@ class _Line(Event):
     __slots__ = ()
 
     def replaced(self, payload: Any) -> bytes:
-        return encoded(payload).replace(b"\n", b" ") + b"\n"
+        return encoded(payload).replace(b"\n", b" ").replace(b"\r", b" ") + b"\n"
 
     beside = replaced
 
@@ -158,4 +158,4 @@ def _sse(raw: bytes) -> Event:
 def _with_data(raw: bytes, payload: bytes) -> bytes:
     end = b"\r\n" if b"\r\n" in raw else b"\n"
     kept = [line for line in _LINES.split(raw) if line and line != b"data" and not line.startswith(b"data:")]
-    return end.join([*kept, *(b"data: " + line for line in payload.split(b"\n")), b"", b""])
+    return end.join([*kept, *(b"data: " + line for line in _LINES.split(payload)), b"", b""])

@@ -36,7 +36,7 @@ from streamfold.gateway.attempt import Attempt, Exchanges, Failure
 from streamfold.gateway.headers import Headers, header
 from streamfold.gateway.inbound import Inbound
 from streamfold.gateway.outbound import Outbound
-from streamfold.gateway.replies import Receive, Scope, Send
+from streamfold.gateway.replies import STRAIGHT, Receive, Scope, Send
 from streamfold.gateway.retry import Plan, Step
 from streamfold.gateway.routes import Route
 from streamfold.gateway.upstream import Body
@@ -68,7 +68,8 @@ class Exchange:
         self._scope = scope
         self._headers: Headers = list(scope["headers"])
         self._began = asyncio.get_running_loop().time()
-        self._out = Outbound(send)
+        # Taken out of the scope, so that nothing holds the connection longer than the exchange does.
+        self._out = Outbound(send, scope.pop(STRAIGHT, None))
         self._attempt = self._new_attempt(route.upstream)
         self._first_id = self._attempt.witness.ctx.request_id
         self._inbound = Inbound(receive, self._attempt.witness.request_piece)
@@ -109,9 +110,10 @@ class Exchange:
             transfer.result()
             return None
         finally:
-            for task in (transfer, gone):
-                task.cancel()
-            await asyncio.gather(transfer, gone, return_exceptions=True)
+            gone.cancel()
+            if not transfer.done():
+                transfer.cancel()
+                await asyncio.gather(transfer, gone, return_exceptions=True)
 
     async def _transfer(self, body: Body) -> None:
         """Tries until something has been said to the client."""

@@ -132,7 +132,8 @@ class GatedDelivery:
         data = bytes(self._held[: self._ready])
         del self._held[: self._ready]
         self._ready = 0
-        await self._out.piece(data)
+        if not self._out.at_once(data):
+            await self._out.piece(data)
 
     async def _next(self, pieces: AsyncIterator[bytes]) -> bytes | None:
         """The next piece, None at the end. While a plugin holds the stream, it may not take for ever."""

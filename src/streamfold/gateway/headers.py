@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import unquote_plus
 
@@ -39,15 +40,25 @@ STRUCK_OUT: Final = "[redacted]"
 
 def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str | None:
     """The value of a header; several of one name are joined by commas, as RFC 9110 allows."""
-    values = [value.decode("latin-1") for each, value in headers if each.lower() == name]
-    return ", ".join(values) if values else None
+    found = None
+    for each, value in headers:
+        if each.lower() == name:
+            text = value.decode("latin-1")
+            found = text if found is None else f"{found}, {text}"
+    return found
+
+
+@lru_cache(4096)
+def _is_credential(name: bytes) -> bool:
+    """Whether a header is a secret, by its name."""
+    return CREDENTIAL.search(name.decode("latin-1")) is not None
 
 
 def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """The headers without those of this one connection."""
     lowered = [(name.lower(), value) for name, value in headers]
     named = header(lowered, b"connection") or ""
-    ours = HOP_BY_HOP | {name.strip().lower().encode("latin-1") for name in named.split(",")}
+    ours = HOP_BY_HOP | {name.strip().lower().encode("latin-1") for name in named.split(",")} if named else HOP_BY_HOP
     return [(name, value) for name, value in lowered if name not in ours and not name.startswith(b"proxy-")]
 
 
@@ -81,7 +92,8 @@ def told_by(headers: Iterable[tuple[bytes, bytes]]) -> Told:
         elif name.startswith(META):
             if len(metadata) < MOST_TOLD:
                 metadata[name.removeprefix(META).decode("latin-1")] = text[:1000]
-        elif not CREDENTIAL.search(readable := name.decode("latin-1")):
+        elif not _is_credential(name):
+            readable = name.decode("latin-1")
             shown[readable] = f"{shown[readable]}, {text}" if readable in shown else text
     return Told(shown, session_id, metadata, log_content)
 
@@ -92,12 +104,12 @@ class Redactor:
     __slots__ = ("_secrets",)
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]], query: bytes) -> None:
-        values = [value.decode("latin-1") for name, value in headers if CREDENTIAL.search(name.decode("latin-1"))]
+        values = [value.decode("latin-1") for name, value in headers if _is_credential(name)]
         # "Bearer sk-..." may be quoted without its scheme, a cookie without its name.
         found = {
             part for value in values for cut in (r"[\s;,]+", r"[\s;,=]+") for part in (value, *re.split(cut, value))
         }
-        for pair in query.decode("latin-1").split("&"):
+        for pair in query.decode("latin-1").split("&") if query else ():
             name, _, value = pair.partition("=")
             if CREDENTIAL.search(name):
                 found |= {value, unquote_plus(value)}

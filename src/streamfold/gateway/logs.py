@@ -18,8 +18,8 @@ import os
 import queue
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ from streamfold.gateway.config import Config
 from streamfold.gateway.headers import SHORTEST_SECRET, STRUCK_OUT
 from streamfold.hooks import Plugin, RequestContext
 from streamfold.processed import ProcessedStreamResponse
+from streamfold.timestamps import utc
 
 __all__ = ["RequestLog", "Strike", "secrets_of", "set_up_logs"]
 
@@ -40,6 +41,8 @@ FIELDS: Final = "streamfold_fields"
 SHOWN: Final = ("error", "client", "model", "prompt_tokens", "completion_tokens", "cost_usd", "id")
 """What a line of text has of them besides the sentence."""
 WAITING_LINES: Final = 10_000
+GATHER_S: Final = 0.05
+"""Seconds between two rounds of writing."""
 SHAPES: Final = re.compile(
     r"(?i:(?<=bearer )[^\s\"',;]{8,})"  # Authorization: Bearer …
     r"|\b(?:sf|sk|pk|rk|gsk|xai|hf)[-_][A-Za-z0-9_\-]{16,}"  # ours, and those of most providers
@@ -91,12 +94,27 @@ def set_up_logs(config: Config, *, worker: int | None = None) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json(strike, worker) if config.log_format == "json" else _Text(strike, worker))
     waiting: queue.Queue[logging.LogRecord] = queue.Queue(WAITING_LINES)
-    listener = QueueListener(waiting, handler)
+    listener = _Listener(waiting, handler)
     listener.start()
     atexit.register(listener.stop)
     root = logging.getLogger()
     root.handlers[:] = [_Background(waiting)]
     root.setLevel(config.log_level.upper())
+
+
+class _Listener(QueueListener):
+    """The writing thread. Once it has nothing to do it lets lines gather for a moment: to be woken for each costs the
+    traffic more than to write it does."""
+
+    def __init__(self, waiting: queue.Queue[logging.LogRecord], handler: logging.Handler) -> None:
+        super().__init__(waiting, handler)
+        self._lines = waiting
+
+    def dequeue(self, block: bool) -> logging.LogRecord:
+        """The next line."""
+        if block and self._lines.empty():
+            time.sleep(GATHER_S)
+        return self._lines.get(block)
 
 
 class _Background(QueueHandler):
@@ -144,8 +162,8 @@ class _Json(logging.Formatter):
         self._always = {} if worker is None else {"worker": worker}
 
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line: dict[str, Any] = {"time": time, "level": record.levelname.lower(), "logger": record.name, **self._always}
+        line: dict[str, Any] = {"time": utc(record.created), "level": record.levelname.lower()}
+        line |= {"logger": record.name, **self._always}
         line["message"] = self._strike(record.getMessage())
         if record.exc_info:
             line["traceback"] = self._strike(self.formatException(record.exc_info))

@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from streamfold.errors import UsageError
-from streamfold.settings import read_settings
+from streamfold.settings import key_of, read_settings
 
 __all__ = ["mistakes_in"]
 
@@ -44,10 +44,9 @@ def _inside(value: Any, annotation: Any, where: Where, at: str) -> list[str]:
         each_kind = get_args(annotation)[1]
         found = []
         for name, each in value.items():
-            label = where(at + name)
-            found += _inside(each, each_kind, where, f"{at}{name}.") or _told(
-                {name: each}, _only(name, each_kind), label, at
-            )
+            label, key = where(at + name), key_of(name)
+            inside = _inside(each, each_kind, where, f"{at}{key}.")
+            found += inside or _told({key: each}, _only(key, each_kind), label, at)
         return found
     struct = _struct_of(annotation)
     return mistakes_in(value, struct, where, at) if struct is not None else []

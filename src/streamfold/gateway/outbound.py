@@ -10,7 +10,7 @@ from typing import Any
 
 from streamfold.errors import WireError
 from streamfold.gateway.headers import Headers
-from streamfold.gateway.replies import Message, Send, start
+from streamfold.gateway.replies import Message, Send, Straight, start
 
 __all__ = ["DrainedError", "Outbound"]
 
@@ -20,10 +20,11 @@ class DrainedError(WireError):
 
 
 class Outbound:
-    """What goes to the client: `start`, pieces, `end`."""
+    """What goes to the client: `start`, pieces, `end`. `straight` is a shorter way for pieces, where there is one."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, straight: Straight | None = None) -> None:
         self._send = send
+        self._straight = straight
         self._last = b""
         self._room = 0
         self.begun = False
@@ -35,6 +36,13 @@ class Outbound:
         """Sends the status line and headers."""
         self.begun = True
         await self._send(start(status, headers))
+
+    def at_once(self, data: bytes) -> bool:
+        """Sends a piece if that takes no waiting. Returns whether it did; `piece` is for those that it did not."""
+        if self._straight is None or not self._straight(data):
+            return False
+        self._last = data
+        return True
 
     async def piece(self, data: bytes) -> None:
         """Sends a piece of the body. Waits while the client is slower than the upstream."""
@@ -59,7 +67,7 @@ class Outbound:
         """Nothing is sent from now on, and not more than `room` bytes are taken."""
         self.gone = True
         self._room = room
-        self._send = self._swallow
+        self._send, self._straight = self._swallow, None
 
     async def _swallow(self, message: Message) -> None:
         body: Any = message.get("body", b"")

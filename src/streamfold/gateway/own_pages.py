@@ -15,7 +15,6 @@ import msgspec
 from streamfold.gateway.config import Config
 from streamfold.gateway.headers import header
 from streamfold.gateway.replies import Receive, Scope, Send, reply, reply_bytes, reply_error
-from streamfold.pipeline import Pipeline
 from streamfold.store.log_store import LogStore
 from streamfold.store.row import HEAVY, LogRow
 from streamfold.ui import PREFIXES, Page
@@ -33,11 +32,7 @@ MOST_ROWS: Final = 1000
 class OwnPages:
     """Answers requests for what is the gateway's own."""
 
-    def __init__(
-        self, config: Config, pipeline: Pipeline, store: LogStore, metrics: Metrics | None, page: Page
-    ) -> None:
-        self._config = config
-        self._pipeline = pipeline
+    def __init__(self, config: Config, store: LogStore, metrics: Metrics | None, page: Page) -> None:
         self._store = store
         self._metrics = metrics
         self._page = page

@@ -11,10 +11,12 @@ from streamfold.gateway.headers import Headers, header
 
 __all__ = [
     "NO_WEBSOCKET",
+    "STRAIGHT",
     "Message",
     "Receive",
     "Scope",
     "Send",
+    "Straight",
     "answer_lifespan",
     "error_body",
     "raw_path",
@@ -30,6 +32,11 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Straight = Callable[[bytes], bool]
+"""Writes a piece of a body to the client's connection, or says that it has to go through `Send`."""
+
+STRAIGHT: Final = "streamfold.straight"
+"""Where in the scope a `Straight` may be."""
 
 NO_WEBSOCKET: Final = "WebSocket is not supported by this gateway; use HTTP (streaming over SSE works)"
 BODILESS: Final = (204, 304)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, Final, TypeVar
 
@@ -20,17 +21,17 @@ import uvicorn
 
 from streamfold.errors import UsageError
 from streamfold.gateway.app import Gateway
-from streamfold.gateway.assembly import Parts, assemble, open_log
+from streamfold.gateway.assembly import assemble, open_log
 from streamfold.gateway.config import Config, is_loopback
 from streamfold.gateway.connection import bounded
 from streamfold.gateway.door import Door
 from streamfold.gateway.health import Health
 from streamfold.gateway.logs import set_up_logs
-from streamfold.gateway.siblings import Siblings
+from streamfold.gateway.siblings import Answer, Siblings
 from streamfold.gateway.upstream import AiohttpClient
 from streamfold.store.log_store import LogStore
 
-__all__ = ["address_of", "banner", "listen", "run", "running", "serve", "start", "stop_on_signal"]
+__all__ = ["address_of", "banner", "listen", "run", "running", "serve", "settle", "start", "stop_on_signal"]
 
 log = logging.getLogger("streamfold.gateway")
 
@@ -84,13 +85,14 @@ async def running(
     parts = await asyncio.to_thread(assemble, config, store, siblings)
     sock = sock or listen(config.host, config.port)
     client = AiohttpClient(connections=config.limits.upstream_connections)
-    gateway = Gateway(config, client, parts.pipeline, store, catalog=parts.catalog, metrics=parts.metrics)
+    ask = siblings.ask if siblings is not None else None
+    gateway = Gateway(config, client, parts.pipeline, store, catalog=parts.catalog, metrics=parts.metrics, ask=ask)
     health = Health(store, parts.pipeline)
     door = Door(gateway, config, health, parts.refused)
     server = _Server(_uvicorn_config(door, config, parts.refused))
     logging.getLogger("uvicorn.error").addFilter(_DELIBERATE)
     task = asyncio.create_task(server.serve(sockets=[sock]))
-    async with _answering(siblings, parts):
+    async with _answering(siblings, {**parts.answers, **gateway.page.answers}):
         try:
             await _either(server.listening.wait(), task)
             health.listening = True
@@ -106,10 +108,8 @@ async def running(
             await asyncio.to_thread(store.flush)
 
 
-def _answering(siblings: Siblings | None, parts: Parts) -> AbstractAsyncContextManager[None]:
-    if siblings is None:
-        return contextlib.nullcontext()
-    return siblings.answering(parts.answers)
+def _answering(siblings: Siblings | None, answers: Mapping[str, Answer]) -> AbstractAsyncContextManager[None]:
+    return contextlib.nullcontext() if siblings is None else siblings.answering(answers)
 
 
 def start(config: Config, say: Callable[[str], None]) -> None:
@@ -133,6 +133,7 @@ async def serve(config: Config, store: LogStore, say: Callable[[str], None]) -> 
     """Serves until a signal comes."""
     with stop_on_signal() as stop:
         async with running(config, store) as address:
+            settle()
             for line in banner(config, address, f"log in {store.name}"):
                 say(line)
             await stop.wait()
@@ -144,6 +145,17 @@ def banner(config: Config, address: str, more: str) -> Iterator[str]:
     yield f"streamfold gateway on {address}, {more}"
     for upstream in config.routes().values():
         yield f"  {address}/{upstream.name}  ->  {upstream.url}"
+    yield f"  the page: {_reachable(address)}/" + ("" if config.access.open else "  (it asks for an access token)")
+
+
+def settle() -> None:
+    """Keeps the garbage collector away from what stays as long as the program: modules, plugins, price lists.
+
+    They are a hundred thousand objects, and to look through them all takes long enough to be seen in every stream that
+    is open then. What comes later is collected as ever. Call it once, when the gateway is put together.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _allow_many_files() -> None:
@@ -221,6 +233,11 @@ def address_of(sock: socket.socket) -> str:
     """The URL of a listening socket."""
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _reachable(address: str) -> str:
+    """An address that a browser of this machine can open: "all addresses" is none."""
+    return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
 
 
 _DELIBERATE: Final = _Deliberate()

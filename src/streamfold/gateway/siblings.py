@@ -2,8 +2,8 @@
 
 A request reaches any worker, but figures and live streams are in all of them. So each worker answers questions on a
 Unix socket, in a directory that only this user can enter, and whoever is asked from outside asks the others first. A
-question is one line, the answer what follows until the end. A worker that does not answer in time is left out: the
-rest is better than nothing.
+question is one line (its name, and what it is about as a JSON string), the answer what follows until the end. A worker
+that does not answer in time is left out: the rest is better than nothing.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 __all__ = ["Answer", "Siblings"]
 
 PATIENCE_S: Final = 2.0
+LEAST_S: Final = 0.05
+"""For one whose answer lay ready while another one was waited for."""
 LONGEST_QUESTION: Final = 4096
 MOST_BYTES: Final = 64 * 1024 * 1024
 """The longest answer that is taken."""
@@ -42,9 +47,10 @@ class Siblings:
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError, ValueError, TimeoutError):
                 async with asyncio.timeout(PATIENCE_S * 2):
-                    question, _, argument = (await reader.readline()).decode().rstrip("\n").partition(" ")
+                    question, _, argument = (await reader.readline()).decode().partition(" ")
                     if question in answers:
-                        writer.write(await asyncio.to_thread(answers[question], argument))
+                        about = msgspec.json.decode(argument, type=str)
+                        writer.write(await asyncio.to_thread(answers[question], about))
                         await writer.drain()
             writer.close()
 
@@ -58,22 +64,38 @@ class Siblings:
 
     def ask(self, question: str, argument: str = "") -> list[bytes]:
         """What the others say, those that answer. Waits for them, so call it in a thread."""
+        line = b"%b %b\n" % (question.encode(), msgspec.json.encode(argument))
+        until = time.monotonic() + PATIENCE_S
         answers = []
-        for path in sorted(self._directory.glob("*.sock")):
-            if path != self._own:
+        with contextlib.ExitStack() as open_ones:
+            # All are asked before any is heard, so that they work at the same time and one that hangs costs one wait.
+            asked = [
+                _asked(path, line, open_ones) for path in sorted(self._directory.glob("*.sock")) if path != self._own
+            ]
+            for connection in filter(None, asked):
                 with contextlib.suppress(OSError):
-                    answers.append(_asked(path, f"{question} {argument}\n".encode()))
+                    answers.append(_heard(connection, until))
         return answers
 
 
-def _asked(path: Path, question: bytes) -> bytes:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(PATIENCE_S)
+def _asked(path: Path, question: bytes, open_ones: contextlib.ExitStack) -> socket.socket | None:
+    connection = open_ones.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+    connection.settimeout(PATIENCE_S)
+    try:
         connection.connect(str(path))
         connection.sendall(question)
-        answer = bytearray()
-        while piece := connection.recv(256 * 1024):
-            answer += piece
-            if len(answer) > MOST_BYTES:
-                raise OSError("the answer is too long")
-        return bytes(answer)
+    except OSError:
+        return None
+    return connection
+
+
+def _heard(connection: socket.socket, until: float) -> bytes:
+    answer = bytearray()
+    while True:
+        connection.settimeout(max(until - time.monotonic(), LEAST_S))
+        piece = connection.recv(256 * 1024)
+        if not piece:
+            return bytes(answer)
+        answer += piece
+        if len(answer) > MOST_BYTES or time.monotonic() > until + PATIENCE_S:
+            raise OSError("the answer is too long")

@@ -11,7 +11,7 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, Self
 
 import aiohttp
 from multidict import CIMultiDict
@@ -111,7 +111,7 @@ class AiohttpClient:
             raise UpstreamUnreachableError(_why(error), timed_out=timed_out) from error
         try:
             lowered = [(name.lower(), value) for name, value in response.raw_headers]
-            yield Answer(response.status, lowered, _pieces(response))
+            yield Answer(response.status, lowered, _Pieces(response))
         finally:
             response.close()
 
@@ -120,12 +120,25 @@ class AiohttpClient:
         await self._session.close()
 
 
-async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    try:
-        async for piece in response.content.iter_any():
-            yield piece
-    except (aiohttp.ClientError, OSError) as error:
-        raise UpstreamBrokeError(_why_broken(error)) from error
+class _Pieces:
+    """The body as it arrives. No generator: as little as may be stands between the socket and the reader."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._read = response.content.readany
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = await self._read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamBrokeError(_why_broken(error)) from error
+        if not piece:
+            raise StopAsyncIteration
+        return piece
 
 
 def _text(value: bytes) -> str:

@@ -32,7 +32,7 @@ from streamfold.errors import UsageError
 from streamfold.gateway.assembly import open_log
 from streamfold.gateway.config import Config
 from streamfold.gateway.logs import set_up_logs
-from streamfold.gateway.server import address_of, banner, listen, run, running, stop_on_signal
+from streamfold.gateway.server import address_of, banner, listen, run, running, settle, stop_on_signal
 from streamfold.gateway.siblings import Siblings
 
 __all__ = ["supervise"]
@@ -227,6 +227,7 @@ async def _serve(config: Config, store: Any, sock: socket.socket, siblings: Sibl
         assert parent is not None
         asyncio.get_running_loop().add_reader(parent.sentinel, stop.set)
         async with running(config, store, sock, siblings=siblings):
+            settle()
             _tell(told, None)
             await stop.wait()
 

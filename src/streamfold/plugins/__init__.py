@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from streamfold.errors import UsageError
-from streamfold.settings import did_you_mean, read_settings
+from streamfold.settings import did_you_mean, key_of, read_settings
 
 __all__ = ["BUILT_IN", "check_plugin", "load_plugin", "load_plugins", "settings_of"]
 
@@ -83,7 +83,7 @@ def _read(name: str, settings: Mapping[str, Any], where: str) -> tuple[Any, msgs
 
 
 def _key(name: str) -> str:
-    return f"plugins.{name}" if ":" not in name else f'plugins."{name}"'
+    return f"plugins.{key_of(name)}"
 
 
 def _find(name: str, where: str, key: str) -> Any:

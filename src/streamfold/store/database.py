@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Engine, func
+from sqlalchemy import ColumnElement, Connection, Engine, func, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from streamfold.errors import UsageError
 from streamfold.store import migrations
 from streamfold.store.row import LogRow
+from streamfold.store.schema import request_log
 
 __all__ = ["Database", "UnwritableError", "database_of", "newest"]
 
@@ -68,6 +69,10 @@ class Database(ABC):
     @abstractmethod
     def insert(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         """Writes rows of distinct ids into `request_log`. A row that is there stays unless its revision is lower."""
+
+    def change(self, connection: Connection, where: ColumnElement[bool], values: dict[str, Any]) -> None:
+        """Changes columns of the rows that fit, in one statement, so that nobody writes them between its two halves."""
+        connection.execute(update(request_log).where(where).values(values))
 
     @abstractmethod
     def beat(self, connection: Connection, instance: dict[str, str]) -> None:

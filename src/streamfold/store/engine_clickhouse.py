@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, create_engine, func, insert
+from sqlalchemy import ColumnElement, Connection, create_engine, func, insert, null, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DataError, IntegrityError
 
@@ -61,6 +61,13 @@ class ClickHouseDatabase(Database):
 
     def insert(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         connection.execute(insert(request_log), rows)
+
+    def change(self, connection: Connection, where: ColumnElement[bool], values: dict[str, Any]) -> None:
+        # A mutation would write whole parts again; another revision is a row like any other.
+        names = [column.name for column in request_log.columns]
+        now = {column.name: column for column in request_log.columns} | values
+        columns = [null() if value is None else value for value in now.values()]
+        connection.execute(insert(request_log).from_select(names, select(*columns).where(where)))
 
     def beat(self, connection: Connection, instance: dict[str, str]) -> None:
         connection.execute(insert(instances), [instance])

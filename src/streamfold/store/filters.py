@@ -23,6 +23,7 @@ from streamfold.errors import UsageError
 from streamfold.settings import did_you_mean
 from streamfold.store.expressions import contains, like, metadata_value
 from streamfold.store.schema import request_log
+from streamfold.timestamps import written
 from streamfold.types import Status, StreamType
 
 __all__ = ["MEASURES", "SORTS", "STATUSES", "Cursor", "LogQuery", "conditions", "model_name", "seconds_of", "timestamp"]
@@ -211,7 +212,7 @@ def timestamp(name: str, text: str, now: datetime | None = None) -> str:
         raise UsageError(
             f"{name}: {text!r} is no time; write RFC 3339, such as 2026-01-31T12:00:00Z, or how long ago, such as 7d"
         ) from None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return written(moment)
 
 
 def model_name() -> ColumnElement[Any]:

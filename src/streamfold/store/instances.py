@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import socket
 import time
-from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
@@ -27,6 +26,7 @@ from streamfold.store.database import Database
 from streamfold.store.journal import Journal
 from streamfold.store.row import RECOVERED, LogRow
 from streamfold.store.schema import instances, request_log
+from streamfold.timestamps import utc
 
 __all__ = ["SILENCE", "Roll"]
 
@@ -43,7 +43,7 @@ class Roll:
         self._database = database
         self._journal = journal
         self._silence = silence
-        self._me = {"id": journal.instance, "host": socket.gethostname(), "started": _now()}
+        self._me = {"id": journal.instance, "host": socket.gethostname(), "started": utc(time.time())}
         self._last: dict[str, tuple[str | None, float]] = {}
         self._unknown: set[str] | None = None
 
@@ -51,7 +51,7 @@ class Roll:
         """Says that this instance lives, adopts the journals of dead ones, closes their requests."""
         self._journal.settle_again()
         self._journal.adopt()
-        self._database.run(lambda connection: self._database.beat(connection, self._me | {"seen": _now()}))
+        self._database.run(lambda connection: self._database.beat(connection, self._me | {"seen": utc(time.time())}))
         self.recover()
 
     def recover(self) -> int:
@@ -66,7 +66,7 @@ class Roll:
 
     def sign_off(self) -> bool:
         """Closes what this instance itself left in flight, and takes it off the roll."""
-        self._bury(self._journal.instance, _now())
+        self._bury(self._journal.instance, utc(time.time()))
         return True
 
     def _seen(self) -> dict[str, str]:
@@ -119,11 +119,7 @@ def _abandoned(row: LogRow, seen: str | None) -> LogRow:
         row,
         status="abandoned",
         revision=RECOVERED,
-        ended=max(row.created, seen) if seen else _now(),
+        ended=max(row.created, seen) if seen else utc(time.time()),
         error_type="abandoned",
         error_message=_MESSAGE,
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

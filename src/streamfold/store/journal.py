@@ -12,7 +12,7 @@ One directory belongs to one database; any number of processes may share it. In 
   whoever comes after a crash writes the segment again from its beginning, which changes nothing, because the
   database keeps the highest revision of a row;
 * `ID.bad`, lines that nobody could read or no database would take, and the line that a kill cut off in the middle of
-  its writing. They wait there for a human.
+  its writing (see `bad_lines.py`).
 
 `adopt` takes over the segments of dead instances. If the disk itself is full, rows wait in memory, up to a limit.
 """
@@ -29,13 +29,12 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
+from streamfold.store.bad_lines import BAD_BYTES, BAD_FILES, BadLines
 from streamfold.store.locks import try_lock
 
 __all__ = ["Batch", "Journal"]
 
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
-BAD_BYTES: Final = 64 * 1024 * 1024
-"""How much the file of bad lines may hold; more are only counted."""
 _READ_BYTES: Final = 1024 * 1024
 
 
@@ -96,7 +95,16 @@ class Journal:
     Raises `OSError` when the directory cannot be made or written at the start; never later.
     """
 
-    def __init__(self, directory: Path, *, max_bytes: int, memory_rows: int, memory_bytes: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_bytes: int,
+        memory_rows: int,
+        memory_bytes: int,
+        bad_bytes: int = BAD_BYTES,
+        bad_files: int = BAD_FILES,
+    ) -> None:
         self.directory = directory
         self._limits = _Limits(max_bytes, memory_rows, memory_bytes)
         self._guard = Lock()
@@ -106,6 +114,7 @@ class Journal:
         self._number = 0
         self._adopted: dict[str, int] = {}
         self.instance, self._lock = self._settle()
+        self.bad = BadLines(directory, self.instance, max_bytes=bad_bytes, max_files=bad_files)
 
     # ------------------------------------------------------------------ rows in
 
@@ -215,16 +224,6 @@ class Journal:
             self._active = None
         segment.close(remove=True)
 
-    def set_aside(self, line: bytes) -> None:
-        """Keeps a line that cannot become a row in the `.bad` file, for a human."""
-        path = self.directory / f"{self.instance}.bad"
-        try:
-            with open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-                if file.tell() < BAD_BYTES:
-                    file.write(line if line.endswith(b"\n") else line + b"\n")
-        except OSError:
-            pass  # it is counted as dropped all the same
-
     # ------------------------------------------------------------------ other instances
 
     def adopt(self) -> None:
@@ -256,7 +255,7 @@ class Journal:
             torn = file.read()
         if torn:
             # The kill came in the middle of the write: that `put` never returned.
-            self.set_aside(torn)
+            self.bad.add(torn)
         return _Segment(path, instance, end, rows=rows)
 
     def is_alive(self, instance: str) -> bool | None:

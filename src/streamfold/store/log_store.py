@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from streamfold.errors import UsageError
+from streamfold.store.bad_lines import BAD_BYTES, BAD_FILES
 from streamfold.store.database import Database, database_of
 from streamfold.store.instances import Roll
 from streamfold.store.journal import Journal
@@ -57,6 +58,8 @@ class LogStore:
         *,
         spill_dir: str | Path | None = None,
         spill_bytes: int = SPILL_BYTES,
+        bad_bytes: int = BAD_BYTES,
+        bad_files: int = BAD_FILES,
         max_waiting: int = MAX_WAITING_ROWS,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
     ) -> Self:
@@ -65,6 +68,7 @@ class LogStore:
         `url` is a path or `sqlite:///path`, `postgresql://…`, `clickhouse://…` or `chdb:///path`. Rows wait for the
         database in files below `spill_dir` (by default beside the SQLite file, else in the user's state directory), up
         to `spill_bytes`; if these cannot be written, in memory, up to `max_waiting` rows and `max_waiting_bytes`.
+        What can never be written is set aside there, up to `bad_bytes` in `bad_files` files; the oldest of them go.
 
         Raises `UsageError` with the name and the fix if it cannot be written, or is of a newer streamfold.
         """
@@ -72,7 +76,14 @@ class LogStore:
         database.prepare()
         directory = database.queue_directory(Path(spill_dir).expanduser() if spill_dir else None)
         try:
-            journal = Journal(directory, max_bytes=spill_bytes, memory_rows=max_waiting, memory_bytes=max_waiting_bytes)
+            journal = Journal(
+                directory,
+                max_bytes=spill_bytes,
+                memory_rows=max_waiting,
+                memory_bytes=max_waiting_bytes,
+                bad_bytes=bad_bytes,
+                bad_files=bad_files,
+            )
         except OSError as error:
             database.close()
             raise UsageError(
@@ -123,6 +134,11 @@ class LogStore:
         """Rows that were lost, because there was no room for them or they could not be written."""
         return self._writer.dropped if self._writer is not None else 0
 
+    @property
+    def bad_files_removed(self) -> int:
+        """Files of lines that were set aside, which had to make room for newer ones."""
+        return self._journal.bad.removed if self._journal is not None else 0
+
     def said(self, error: BaseException) -> str:
         """What the database's driver said, in one line, without the password of the URL."""
         return self._database.said(error)
@@ -141,6 +157,13 @@ class LogStore:
         """
         if rows:
             self._database.write(rows)
+
+    def change(self, where: ColumnElement[bool], values: dict[str, Any]) -> None:
+        """Changes columns of the rows that fit, in one statement. `revision` has to be one of them.
+
+        Raises `UnwritableError` if the database cannot take it now, else what the driver raises.
+        """
+        self._database.run(lambda connection: self._database.change(connection, where, values))
 
     def flush(self, timeout: float = CLOSE_SECONDS) -> bool:
         """Waits until all rows are in the database. Returns whether they were in time."""

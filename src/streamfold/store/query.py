@@ -29,8 +29,10 @@ from streamfold.store.filters import MEASURES, STATUSES, Cursor, LogQuery, condi
 from streamfold.store.log_store import LogStore
 from streamfold.store.row import HEAVY, LogRow
 from streamfold.store.schema import LIGHT_COLUMNS, request_log
+from streamfold.timestamps import utc
 
 __all__ = [
+    "FIGURES",
     "GROUPS",
     "Bin",
     "Bucket",
@@ -137,6 +139,10 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     first: str | None = None
     last: str | None = None
     """When the first and the last of these requests began."""
+
+
+FIGURES: Final = tuple(name for name in Statistics.__struct_fields__ if name not in ("group", "success_rate"))
+"""What statistics can be asked for by name. The success rate comes with `by_status`."""
 
 
 class Bin(msgspec.Struct, frozen=True):
@@ -256,14 +262,23 @@ def _cursor(query: LogQuery, row: LogRow) -> str:
 # ---------------------------------------------------------------------- figures
 
 
-def statistics(store: LogStore, query: LogQuery) -> Statistics:
-    """Figures over all rows that fit."""
-    (row,) = _ask(store, select(*_figures()), query)
+def statistics(store: LogStore, query: LogQuery, *, figures: Sequence[str] | None = None) -> Statistics:
+    """Figures over all rows that fit.
+
+    `figures` names those that are wanted (`FIGURES`), which is quicker than all of them; the others are left as they
+    are where nothing is known.
+    """
+    (row,) = _ask(store, select(*_figures(figures)), query)
     return _statistics(row)
 
 
-def grouped(store: LogStore, query: LogQuery, by: Sequence[str], *, limit: int = 100) -> list[Statistics]:
-    """Figures by the values of one or more columns (`GROUPS`), the `limit` largest groups, the largest first."""
+def grouped(
+    store: LogStore, query: LogQuery, by: Sequence[str], *, limit: int = 100, figures: Sequence[str] | None = None
+) -> list[Statistics]:
+    """Figures by the values of one or more columns (`GROUPS`), the `limit` largest groups, the largest first.
+
+    `figures` as in `statistics`.
+    """
     for name in by:
         if name not in GROUPS:
             raise UsageError(f'cannot group by "{name}"; {did_you_mean(name, GROUPS)}')
@@ -272,7 +287,7 @@ def grouped(store: LogStore, query: LogQuery, by: Sequence[str], *, limit: int =
     # An alias that is also the name of a column means the alias on ClickHouse and the column on PostgreSQL.
     keys = [(model_name() if name == "model" else _COLUMNS[name]).label(f"by_{name}") for name in by]
     names: list[ColumnElement[Any]] = [literal_column(f"by_{name}") for name in by]
-    statement = select(*keys, *_figures()).group_by(*names)
+    statement = select(*keys, *_figures(figures)).group_by(*names)
     statement = statement.order_by(literal_column("requests").desc(), *names).limit(limit)
     return [_statistics(row, {name: row[f"by_{name}"] for name in by}) for row in _ask(store, statement, query)]
 
@@ -290,13 +305,20 @@ def sessions(store: LogStore, query: LogQuery, *, limit: int = 100) -> list[Stat
 
 
 def series(
-    store: LogStore, query: LogQuery, *, interval: str | None = None, buckets: int = 60, now: datetime | None = None
+    store: LogStore,
+    query: LogQuery,
+    *,
+    interval: str | None = None,
+    buckets: int = 60,
+    now: datetime | None = None,
+    figures: Sequence[str] | None = None,
 ) -> list[Bucket]:
     """Figures over time: one bucket after the other, also where nothing happened.
 
     The buckets are `interval` long (`30s`, `5m`, `1h`, `1d`), or as long as it takes for about `buckets` of them.
     They begin at multiples of their length (since 1970, UTC), so the same request is in the same bucket next time.
     The first one holds `since` (or the first request), the last one the moment before `until` (or `now`).
+    `figures` as in `statistics`.
     """
     now = now or datetime.now(UTC)
     query = query.fixed(now)
@@ -309,14 +331,13 @@ def series(
     if high - low > MAX_BUCKETS:
         raise UsageError(f"interval: {interval} makes more than {MAX_BUCKETS} buckets; make it longer, or since later")
     statement = (
-        select(time_bucket(_COLUMNS.created, literal_column(str(length))).label("bucket"), *_figures())
-        .where(_COLUMNS.created >= _moment(low * length), _COLUMNS.created < _moment(high * length))
+        select(time_bucket(_COLUMNS.created, literal_column(str(length))).label("bucket"), *_figures(figures))
+        .where(_COLUMNS.created >= utc(low * length), _COLUMNS.created < utc(high * length))
         .group_by(literal_column("bucket"))
     )
     found = {int(row["bucket"]) // length: _statistics(row) for row in _ask(store, statement, query)}
     return [
-        Bucket(_moment(each * length), _moment((each + 1) * length), found.get(each, Statistics()))
-        for each in range(low, high)
+        Bucket(utc(each * length), utc((each + 1) * length), found.get(each, Statistics())) for each in range(low, high)
     ]
 
 
@@ -354,10 +375,13 @@ def histogram(store: LogStore, query: LogQuery, of: str = "latency_ms", bins: in
     return Histogram(of, sum(counts), int(found["requests"]) - known, cut)
 
 
-def _figures() -> list[ColumnElement[Any]]:
+def _figures(wanted: Sequence[str] | None = None) -> list[ColumnElement[Any]]:
     """What `_statistics` reads. No label is the name of a column: ClickHouse would put the one for the other."""
+    for name in wanted or ():
+        if name not in FIGURES:
+            raise UsageError(f'figures: unknown "{name}"; {did_you_mean(name, FIGURES)}')
     finished = _COLUMNS.status != "processing"
-    return [
+    found: list[ColumnElement[Any]] = [
         func.count().label("requests"),
         *(_how_many(_COLUMNS.status == status).label(f"status_{status}") for status in STATUSES),
         _how_many(_COLUMNS.stream == literal(True)).label("streamed"),
@@ -374,6 +398,15 @@ def _figures() -> list[ColumnElement[Any]]:
         func.min(_COLUMNS.created).label("first_created"),
         func.max(_COLUMNS.created).label("last_created"),
     ]
+    return [each for each in found if wanted is None or _figure_of(str(each.name)) in ("requests", *wanted)]
+
+
+def _figure_of(label: str) -> str:
+    """The field of `Statistics` that a label is read for."""
+    kind, _, name = label.partition("_")
+    return {"status": "by_status", "first": "first", "last": "last"}.get(kind) or (
+        name if kind in ("sum", "mean", "spread") else label
+    )
 
 
 def _how_many(condition: ColumnElement[bool]) -> ColumnElement[Any]:
@@ -381,18 +414,18 @@ def _how_many(condition: ColumnElement[bool]) -> ColumnElement[Any]:
 
 
 def _statistics(row: Mapping[str, Any], group: Mapping[str, Any] | None = None) -> Statistics:
-    by_status = {status: number for status in STATUSES if (number := int(row[f"status_{status}"] or 0))}
-    finished = int(row["requests"]) - by_status.get("processing", 0)
-    found: dict[str, Any] = {name: int(row[name] or 0) for name in _COUNTS}
-    found |= {name: None if row[f"sum_{name}"] is None else int(row[f"sum_{name}"]) for name in _TOKENS}
-    found |= {name: row[f"sum_{name}"] for name in _COSTS}
-    found |= {name: Spread(row[f"mean_{name}"], *percentiles_of(row[f"spread_{name}"])) for name in _SPREADS}
+    by_status = {status: number for status in STATUSES if (number := int(row.get(f"status_{status}") or 0))}
+    finished = int(row["requests"]) - by_status.get("processing", 0) if "status_success" in row else 0
+    found: dict[str, Any] = {name: int(row.get(name) or 0) for name in _COUNTS}
+    found |= {name: None if (total := row.get(f"sum_{name}")) is None else int(total) for name in _TOKENS}
+    found |= {name: row.get(f"sum_{name}") for name in _COSTS}
+    found |= {name: Spread(row.get(f"mean_{name}"), *percentiles_of(row.get(f"spread_{name}"))) for name in _SPREADS}
     return Statistics(
         group=dict(group or {}),
         by_status=by_status,
         success_rate=by_status.get("success", 0) / finished if finished else None,
-        first=row["first_created"] or None,
-        last=row["last_created"] or None,
+        first=row.get("first_created") or None,
+        last=row.get("last_created") or None,
         **found,
     )
 
@@ -413,10 +446,6 @@ def _interval(said: str | None, buckets: int, span: float) -> int:
 
 def _epoch(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _ask(

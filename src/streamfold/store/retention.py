@@ -5,7 +5,7 @@ there are two clocks and two limits. Content goes first (the heavy columns becom
 rows themselves go later. The oldest go first. A request that is still under way is never touched.
 
 Work is done in small batches, each its own transaction, so that a writer waits for one batch at most. A row
-whose content is removed is written again with the next revision, hence a writer that knows more wins, and a ClickHouse
+whose content is removed gets a later revision (`row.stripped`), hence a writer that knows more wins, and a ClickHouse
 needs no mutation. Size is counted in the rows (`ROW_BYTES` for the columns, plus the content), since that is the same
 number on every engine; a file is larger by its indexes, or smaller where the engine compresses.
 """
@@ -25,8 +25,8 @@ from streamfold.store.expressions import prepare_reading
 from streamfold.store.filters import seconds_of, timestamp
 from streamfold.store.log_store import LogStore
 from streamfold.store.query import content_size
-from streamfold.store.row import HEAVY, LogRow
-from streamfold.store.schema import LIGHT_COLUMNS, request_log
+from streamfold.store.row import HEAVY, stripped
+from streamfold.store.schema import request_log
 
 __all__ = ["ROW_BYTES", "Removed", "Retention", "apply", "bytes_of", "size_of"]
 
@@ -200,11 +200,9 @@ def _delete(store: LogStore, ids: Sequence[str]) -> None:
 
 
 def _strip(store: LogStore, ids: Sequence[str]) -> None:
-    """Writes the rows again without their content."""
-    with store.connect() as connection:
-        statement = select(*LIGHT_COLUMNS).where(_COLUMNS.id.in_(ids))
-        rows = [LogRow(**row) for row in connection.execute(statement).mappings()]
-    store.write([msgspec.structs.replace(row, revision=row.revision + 1) for row in rows])
+    """Removes the content of rows."""
+    gone = dict.fromkeys(HEAVY) | {"revision": stripped(_COLUMNS.revision)}
+    store.change(_COLUMNS.id.in_(ids) & _ENDED, gone)
 
 
 def _give_back_space(store: LogStore) -> None:

@@ -7,6 +7,10 @@ A request has one row at any time, and the row has a `revision`: a later revisio
 one never replaces a later one, whatever the order in which they reach the database. So a row may be sent again (after
 a crash, by two writers) without harm, and a stream that was given up for dead and then ends after all gets its real
 end.
+
+A finished row may change twice more: it gets another price, its content is removed. Whoever does that has read the row
+before, and another may do so at the same time; so the two never write the same revision (`repriced` gives even ones,
+`stripped` odd ones), and of two that began with the same row the one without content is the higher.
 """
 
 from __future__ import annotations
@@ -17,14 +21,14 @@ import msgspec
 
 from streamfold.types import AccumulatedData
 
-__all__ = ["FINAL", "HEAVY", "RECOVERED", "STARTED", "LogRow", "row_of"]
+__all__ = ["FINAL", "HEAVY", "RECOVERED", "STARTED", "LogRow", "repriced", "row_of", "stripped"]
 
 STARTED: Final = 0
 """The revision of a row whose request has begun (status `processing`). Checkpoints count up from it."""
 RECOVERED: Final = 1_000_000
 """The revision of a row that was closed as `abandoned` because its writer died."""
 FINAL: Final = 2_000_000
-"""The revision of a finished row. Changes made later (a new price, content removed) count up from it."""
+"""The revision of a finished row. The next one is the same with guessed tokens; later changes count up from there."""
 
 HEAVY: Final = ("search_text", "arrivals", "headers", "params", "tools", "request", "record")
 """The columns that lists leave out."""
@@ -131,6 +135,16 @@ class LogRow(msgspec.Struct, kw_only=True):
     def size(self) -> int:
         """About how many bytes the row holds while it waits to be written."""
         return 1024 + sum(len(getattr(self, name) or "") for name in HEAVY)
+
+
+def repriced(revision: Any) -> Any:
+    """The revision of a row with another price: a number from a number, an SQL expression from a column."""
+    return revision - revision % 2 + 2
+
+
+def stripped(revision: Any) -> Any:
+    """The revision of a row without its content; higher than what `repriced` gives for this or any earlier one."""
+    return repriced(revision) + 1
 
 
 def row_of(data: AccumulatedData, *, record: str | None = None, **about: Any) -> LogRow:

@@ -31,7 +31,7 @@ request_log = Table(
     "request_log",
     metadata,
     *(_column(name, annotation) for name, annotation in typing.get_type_hints(LogRow).items()),
-    Index("request_log_created", "created"),
+    Index("request_log_created", "created"),  # on SQLite it holds more columns (0003)
     Index("request_log_status", "status", "created"),
     Index("request_log_ended", "ended"),
 )

@@ -10,7 +10,7 @@ end often overtakes it, and then only that one is written.
 
 Whether a failure is worth another try is the database's knowledge: `write` raises `UnwritableError` for "not now".
 Anything else means that some row itself is bad; then the batch is halved until that one is alone, and only it is lost
-(to the journal's `.bad` file).
+(to a `.bad` file, see `bad_lines.py`).
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class Writer:
             try:
                 rows.append(self._decoder.decode(line))
             except (msgspec.DecodeError, UnicodeDecodeError):
-                self._journal.set_aside(line)
+                self._journal.bad.add(line)
                 self._drop(1, "damaged", "a damaged line is set aside in %s", self._journal.directory)
         if batch.lost:
             self._drop(batch.lost, "lost", "somebody removed %d rows from %s", batch.lost, self._journal.directory)
@@ -221,7 +221,7 @@ class Writer:
             raise
         except Exception as error:
             if len(rows) == 1:
-                self._journal.set_aside(self._encoder.encode(rows[0]))
+                self._journal.bad.add(self._encoder.encode(rows[0]))
                 message = "row %s cannot be written and is set aside: %s"
                 self._drop(1, f"row {rows[0].id}", message, rows[0].id, type(error).__name__)
                 return

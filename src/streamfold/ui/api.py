@@ -27,8 +27,10 @@ PATHS: Final = {
     "/api/rows": "Rows: one page of the log; query: the filters, sort, limit and cursor of LogQuery",
     "/api/rows/{id}": "WholeRow: one row with what was asked and answered",
     "/api/count": "Count: how many rows fit",
-    "/api/statistics": "Statistics over all rows that fit; with by=model,status (and top=20) one per group",
-    "/api/series": "list of Bucket: figures over time; interval=5m, or about buckets=60 of them",
+    "/api/statistics": "Statistics over all rows that fit; with by=model,status (and top=20) one per group; "
+    "figures=requests,cost computes these only",
+    "/api/series": "list of Bucket: figures over time; interval=5m, or about buckets=60 of them; "
+    "figures=latency_ms computes these only",
     "/api/histogram": "Histogram of a number (of=latency_ms) in bins=20",
     "/api/live": "server-sent events; the data of each event named live is a Live",
     "/api/schema": "Schema: this description",
@@ -55,20 +57,21 @@ def _count(store: LogStore, pairs: Pairs) -> Count:
 
 
 def _statistics(store: LogStore, pairs: Pairs) -> Any:
-    said, query = _taken(pairs, "by", "top")
+    said, query = _taken(pairs, "by", "top", "figures")
     if "by" not in said:
-        return statistics(store, query)
+        return statistics(store, query, figures=_figures(said))
     top = _number("top", said.get("top", "20"), MOST_GROUPS)
-    return grouped(store, query, said["by"].split(","), limit=top)
+    return grouped(store, query, said["by"].split(","), limit=top, figures=_figures(said))
 
 
 def _series(store: LogStore, pairs: Pairs) -> Any:
-    said, query = _taken(pairs, "interval", "buckets")
+    said, query = _taken(pairs, "interval", "buckets", "figures")
     found = series(
         store,
         query,
         interval=said.get("interval"),
         buckets=_number("buckets", said.get("buckets", "60"), MOST_BUCKETS),
+        figures=_figures(said),
     )
     if len(found) > 2 * MOST_BUCKETS:
         raise UsageError(f"interval: makes {len(found)} buckets; make it longer, or since later")
@@ -107,6 +110,10 @@ def _taken(pairs: Iterable[tuple[str, str]], *names: str) -> tuple[dict[str, str
         else:
             rest.append((key, value))
     return said, LogQuery.parse(rest)
+
+
+def _figures(said: dict[str, str]) -> list[str] | None:
+    return said["figures"].split(",") if "figures" in said else None
 
 
 def _number(name: str, text: str, most: int) -> int:

@@ -27,7 +27,8 @@ from streamfold.store.row import LogRow
 from streamfold.ui.answers import as_whole_row
 from streamfold.ui.api import QUESTIONS, row
 from streamfold.ui.assets import Asset, asset
-from streamfold.ui.live import Feed, InFlight, Look
+from streamfold.ui.live import LIVE, Feed
+from streamfold.ui.sights import Ask, InFlight, Look, OwnSight
 
 __all__ = ["PREFIXES", "Page"]
 
@@ -45,6 +46,8 @@ MOST_WAITING: Final = 32
 """Questions that may wait for a thread."""
 PATIENCE: Final = 20.0
 """Seconds that an answer of the log is waited for."""
+ROW: Final = "row"
+"""The question that workers ask each other for one row."""
 MOST_WATCHERS: Final = 32
 MOST_QUERY: Final = 8192
 NOTHING: Final = "'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
@@ -81,16 +84,30 @@ class Page:
 
     `live` holds the requests that are under way in this process, by id, and may change at any time; `look` makes the
     row of one of them (`LoggingPlugin.look`). Without them the page shows what the log knows.
+
+    Where several workers serve one page, `ask` asks the others, and `answers` is what they may ask this one.
     """
 
-    def __init__(self, store: LogStore, live: Mapping[str, InFlight] | None = None, look: Look = _nothing) -> None:
+    def __init__(
+        self,
+        store: LogStore,
+        live: Mapping[str, InFlight] | None = None,
+        look: Look | None = None,
+        ask: Ask | None = None,
+    ) -> None:
         self._store = store
         self._live = live if live is not None else {}
-        self._look = look
+        self._look = look or _nothing
+        self._ask = ask
+        self._own = OwnSight(store.instance or "", self._live, self._look)
+        self.answers: Mapping[str, Callable[[str], bytes]] = {
+            LIVE: lambda _: msgspec.json.encode(self._own.see()),
+            ROW: lambda id: _as_json(self._row_here, id) or b"",
+        }
         self._threads = ThreadPoolExecutor(THREADS, "streamfold-page")
         self._waiting = 0
-        # Its own thread: the live view does not wait for somebody's slow question.
-        self._eyes = ThreadPoolExecutor(1, "streamfold-live")
+        # Threads of its own, to look and to ask: the live view does not wait for somebody's slow question.
+        self._eyes = ThreadPoolExecutor(2, "streamfold-live")
         self._feed: Feed | None = None
         self._closed = False
 
@@ -161,9 +178,27 @@ class Page:
                 await answer.json(found)
 
     def _row(self, id: str) -> Any:
+        here = self._row_here(id)
+        if here is not None:
+            return here
+        stored = row(self._store, id)
+        if stored is not None and stored.status != "processing":
+            return stored
+        return self._row_elsewhere(id) or stored
+
+    def _row_here(self, id: str) -> Any:
         flight = self._live.get(id)
         now = self._look(flight.ctx) if flight is not None else None
-        return as_whole_row(now, live=True) if now is not None else row(self._store, id)
+        return as_whole_row(now, live=True) if now is not None else None
+
+    def _row_elsewhere(self, id: str) -> msgspec.Raw | None:
+        """The row of a request that another worker has under way, as it says."""
+        for answer in self._ask(ROW, id) if self._ask is not None else ():
+            try:
+                return msgspec.json.decode(answer, type=msgspec.Raw)
+            except msgspec.DecodeError:
+                continue  # not there, or it died while it answered
+        return None
 
     async def _on_thread(self, question: Callable[..., Any], *about: Any) -> bytes | None:
         """The answer as JSON. A thread that is too slow goes on until it is done, and holds its place until then."""
@@ -183,7 +218,7 @@ class Page:
 
     async def _tell(self, answer: Answer, receive: Receive) -> None:
         if self._feed is None:
-            self._feed = Feed(self._store, self._live, self._look, self._eyes)
+            self._feed = Feed(self._store, self._own, self._eyes, self._ask)
         if self._feed.watchers >= MOST_WATCHERS or self._closed:
             await answer.error(503, "busy", f"{MOST_WATCHERS} pages watch already; close one")
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -11,7 +11,7 @@ from streamfold.errors import UsageError
 from streamfold.store.log_store import DEFAULT_DB
 from streamfold.store.retention import Retention
 
-__all__ = ["LoggingConfig", "patterns_of"]
+__all__ = ["LoggingConfig"]
 
 _AT: Final = "plugins.logging."
 SMALLEST_CAP: Final = 1024
@@ -29,6 +29,10 @@ class LoggingConfig(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The directory in which rows wait for the database. Default: chosen by the store."""
     spill_bytes: int | None = None
     """How many bytes may wait there. Default: chosen by the store."""
+    bad_bytes: int | None = None
+    """How many bytes of rows that could never be written are kept there. Default: chosen by the store."""
+    bad_files: int | None = None
+    """In how many files. Default: chosen by the store."""
     content: bool = True
     """Whether what was said is kept. False: only figures and names. Default: true."""
     max_content_bytes: int = 1024 * 1024
@@ -56,14 +60,19 @@ class LoggingConfig(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             )
         if not 0 <= self.checkpoint_s < float("inf"):
             raise UsageError(f'"{_AT}checkpoint_s" is {self.checkpoint_s:g}; give seconds, or 0 for no checkpoints')
-        if self.spill_bytes is not None and self.spill_bytes < 1:
-            raise UsageError(f'"{_AT}spill_bytes" is {self.spill_bytes}; give a number of bytes above 0')
-        patterns_of(self.redact)
+        for name, unit in (("spill_bytes", "bytes"), ("bad_bytes", "bytes"), ("bad_files", "files")):
+            if (most := getattr(self, name)) is not None and most < 1:
+                raise UsageError(f'"{_AT}{name}" is {most}; give a number of {unit} above 0')
+        _check(self.redact)
+
+    def queue(self) -> dict[str, Any]:
+        """What the store is to be told of where rows wait: the settings that were given."""
+        given = {name: getattr(self, name) for name in ("spill_dir", "spill_bytes", "bad_bytes", "bad_files")}
+        return {name: value for name, value in given.items() if value is not None}
 
 
-def patterns_of(expressions: list[str]) -> tuple[re.Pattern[str], ...]:
-    """The compiled expressions of `redact`. Raises `UsageError` for one that cannot be used."""
-    patterns = []
+def _check(expressions: list[str]) -> None:
+    """Raises `UsageError` for an expression that cannot be used."""
     for place, expression in enumerate(expressions):
         key = f'"{_AT}redact[{place}]"'
         try:
@@ -72,5 +81,3 @@ def patterns_of(expressions: list[str]) -> tuple[re.Pattern[str], ...]:
             raise UsageError(f"{key} is no regular expression: {error}") from None
         if pattern.search(""):
             raise UsageError(f"{key} matches the empty text, hence everywhere; make it ask for a character at least")
-        patterns.append(pattern)
-    return tuple(patterns)

@@ -2,9 +2,10 @@
 
 A value goes through three steps, and their order matters.
 
-1. *Walk.* Sound, pictures and long base64 become size and digest; what a configured pattern matches becomes
-   `[redacted]`. Text by text, because a pattern that is let loose on JSON breaks it. Most values have neither, and
-   a look at their encoded text tells (`_may_hold_binary`): they are not walked, and stay as they came, byte for byte.
+1. *Walk.* Sound, pictures and long base64 become size and digest; then what a configured pattern matches becomes
+   `[redacted]`. Text by text, because a pattern that is let loose on JSON breaks it, but all texts of a value at once,
+   because patterns are tried in another process (`patterns.py`). Most values have neither, and a look at their encoded
+   text tells (`_may_hold_binary`): they are not walked, and stay as they came, byte for byte.
 2. *Credentials* of the request itself are struck out of the encoded text (`ctx.redact` knows how JSON spells them).
 3. *Cut.* Last, because half a secret would not be recognised any more.
 
@@ -14,25 +15,24 @@ answer token by token) and tapes (which hold it delta by delta) are not stored.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import re
 import string
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from streamfold.plugins.logging.patterns import STRUCK_OUT, Patterns
 from streamfold.plugins.logging.shorten import shortened, utf8_size
 from streamfold.wire.fold import decode
 from streamfold.wire.surrogates import without_surrogates
 
-__all__ = ["STRUCK_OUT", "Cleaner", "Redact", "encoded"]
+__all__ = ["Cleaner", "Redact", "encoded"]
 
 Redact = Callable[[str], str]
 
-STRUCK_OUT: Final = "[redacted]"
 TOO_DEEP: Final = "[nested too deeply]"
 MAX_DEPTH: Final = 100
 
@@ -60,9 +60,9 @@ _URLSAFE: Final = bytes.maketrans(b"-_", b"+/")
 
 
 class Cleaner:
-    """Makes content fit to be stored. Safe to use from any thread."""
+    """Makes content fit to be stored. Safe to use from any thread; where patterns are configured, it waits for them."""
 
-    def __init__(self, patterns: tuple[re.Pattern[str], ...], binary: str, max_bytes: int) -> None:
+    def __init__(self, patterns: Patterns, binary: str, max_bytes: int) -> None:
         self.patterns = patterns
         self.max_bytes = max_bytes
         self._digests = binary == "digest"
@@ -81,21 +81,13 @@ class Cleaner:
         """A JSON string that quotes a text which should have been JSON and is not."""
         if self._digests:
             text = _BASE64_IN_TEXT.sub(lambda found: _in_words(None, found[0]), text)
-        text = self.strike(text)
+        text = self.patterns.strike([text])[0]
         text = redact(text) if redact is not None else text
         return self.column(encoded(text), None)
 
-    def strike(self, text: str) -> str:
-        """A text without what the patterns match."""
-        for pattern in self.patterns:
-            text = pattern.sub(STRUCK_OUT, text)
-        return text
-
-    def text(self, text: str) -> str:
-        """A text without embedded pictures and without what the patterns match."""
-        if self._digests and len(text) >= SHORT_BINARY and ";base64," in text:
-            text = _DATA_URL.sub(lambda found: _in_words(found[1], found[2]), text)
-        return self.strike(text) if self.patterns else text
+    def texts(self, texts: Sequence[str]) -> list[str]:
+        """The texts without embedded pictures and without what the patterns match."""
+        return self.patterns.strike([self._without_pictures(text) for text in texts])
 
     # ------------------------------------------------------------------ the walk
 
@@ -103,30 +95,38 @@ class Cleaner:
         """Whether the value whose JSON is `text` may hold anything for `walk`."""
         return bool(self.patterns) or (self._digests and _may_hold_binary(text))
 
-    def walk(self, value: Any, *, numbers: bool = True, shortest: int = LONG_BINARY, depth: int = 0) -> Any:
-        """The value after step 1; the value itself if nothing was to be done. Never changes what it is given.
+    def walk(self, value: Any) -> Any:
+        """The value after step 1; the value itself if nothing was to be done. Never changes what it is given."""
+        return self.walk_each([(value, True)])[0]
 
-        `numbers` says whether patterns apply to numbers as well; `shortest` from how many characters on a string is
-        taken for binary if it looks like it.
-        """
+    def walk_each(self, values: Sequence[tuple[Any, bool]]) -> list[Any]:
+        """Some values after step 1, each with whether patterns apply to its numbers as well."""
+        if self._digests:
+            values = [(self.digested(value), numbers) for value, numbers in values]
+        if not self.patterns:
+            return [value for value, _ in values]
+        wanted: dict[str, str] = {}
+        for value, numbers in values:
+            _struck(value, lambda text: wanted.setdefault(text, text), numbers, 0)
+        struck = dict(zip(wanted, self.patterns.strike(list(wanted)), strict=True))
+        return [_struck(value, struck.__getitem__, numbers, 0) for value, numbers in values]
+
+    def digested(self, value: Any, *, shortest: int = LONG_BINARY, depth: int = 0) -> Any:
+        """The value with digests in the place of binary. A string of `shortest` characters is taken for binary if it
+        looks like it."""
         kind = type(value)
         if kind is str:
             return self._string(value, "", {}, shortest)
         if kind is dict:
-            return self._dict(value, numbers, shortest, depth)
+            return self._dict(value, shortest, depth)
         if kind is list:
             if depth > MAX_DEPTH:
                 return TOO_DEEP
-            items = [self.walk(item, numbers=numbers, shortest=shortest, depth=depth + 1) for item in value]
+            items = [self.digested(item, shortest=shortest, depth=depth + 1) for item in value]
             return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
-        if kind is bytes:
-            return self._bytes(value, {})
-        if numbers and self.patterns and (kind is int or kind is float):
-            said = str(value)
-            return STRUCK_OUT if any(pattern.search(said) for pattern in self.patterns) else value
-        return value
+        return _digest((value,), None) if kind is bytes else value
 
-    def _dict(self, value: dict[str, Any], numbers: bool, shortest: int, depth: int) -> Any:
+    def _dict(self, value: dict[str, Any], shortest: int, depth: int) -> Any:
         if depth > MAX_DEPTH:
             return TOO_DEEP
         out = None
@@ -135,41 +135,62 @@ class Cleaner:
             if kind is str:
                 new = self._string(item, key, value, shortest)
             elif kind is bytes:
-                new = self._bytes(item, value)
-            elif self.patterns and key in LOGPROBS and (kind is dict or kind is list):
-                new = None
+                new = _digest((item,), _media_type(value))
             else:
-                new = self.walk(item, numbers=numbers, shortest=shortest, depth=depth + 1)
+                new = self.digested(item, shortest=shortest, depth=depth + 1)
             if new is not item:
                 out = dict(value) if out is None else out
                 out[key] = new
-        return self._without_struck_keys(value if out is None else out) if self.patterns else out or value
-
-    def _without_struck_keys(self, value: dict[str, Any]) -> dict[str, Any]:
-        if all(self.strike(key) == key for key in value):
-            return value
-        out: dict[str, Any] = {}
-        for key, item in value.items():
-            name = struck = self.strike(key)
-            while name in out:
-                name = f"{struck} {len(out)}"
-            out[name] = item
-        return out
+        return out or value
 
     def _string(self, text: str, key: str, parent: Mapping[str, Any], shortest: int) -> Any:
         if len(text) < SHORT:
-            return self.strike(text) if self.patterns else text
-        if self._digests and key not in OPAQUE_KEYS:
-            found = _digest_of(text, key, parent, shortest)
-            if found is not None:
-                return found
-        clean = self.text(text)
-        return text if clean == text else clean
+            return text
+        found = _digest_of(text, key, parent, shortest) if key not in OPAQUE_KEYS else None
+        return found if found is not None else self._without_pictures(text)
 
-    def _bytes(self, value: bytes, parent: Mapping[str, Any]) -> Any:
-        if self._digests:
-            return _digest((value,), _media_type(parent))
-        return base64.b64encode(value).decode()
+    def _without_pictures(self, text: str) -> str:
+        if not self._digests or len(text) < SHORT_BINARY or ";base64," not in text:
+            return text
+        return _DATA_URL.sub(lambda found: _in_words(found[1], found[2]), text)
+
+
+class _Digest(dict[str, Any]):
+    """What stands in the place of binary. Nobody said it, so patterns leave it alone."""
+
+
+def _struck(value: Any, strike: Redact, numbers: bool, depth: int) -> Any:
+    """The value with each of its texts as `strike` has it; the value itself if that leaves all of them alone."""
+    kind = type(value)
+    if kind is str:
+        return strike(value)
+    if kind is list:
+        if depth > MAX_DEPTH:
+            return TOO_DEEP
+        items = [_struck(item, strike, numbers, depth + 1) for item in value]
+        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+    if kind is dict:
+        return _struck_dict(value, strike, numbers, depth)
+    if numbers and (kind is int or kind is float):
+        said = str(value)
+        return value if strike(said) == said else STRUCK_OUT
+    return value
+
+
+def _struck_dict(value: dict[str, Any], strike: Redact, numbers: bool, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        return TOO_DEEP
+    out: dict[str, Any] = {}
+    same = True
+    for key, item in value.items():
+        told_in_pieces = key in LOGPROBS and type(item) in (dict, list)
+        new = None if told_in_pieces else _struck(item, strike, numbers, depth + 1)
+        name = struck = strike(key)
+        while name in out:
+            name = f"{struck} {len(out)}"
+        out[name] = new
+        same = same and new is item and name == key
+    return value if same else out
 
 
 def encoded(value: Any) -> str:
@@ -259,8 +280,10 @@ def _digest(pieces: Iterable[bytes], media_type: str | None) -> dict[str, Any]:
     for piece in pieces:
         size += len(piece)
         sha256.update(piece)
-    told: dict[str, Any] = {"size": size, "sha256": sha256.hexdigest()}
-    return {**told, "media_type": media_type} if media_type else told
+    told = _Digest(size=size, sha256=sha256.hexdigest())
+    if media_type:
+        told["media_type"] = media_type
+    return told
 
 
 def _in_words(media_type: str | None, text: str) -> str:

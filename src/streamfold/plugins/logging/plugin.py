@@ -17,11 +17,12 @@ import msgspec
 
 from streamfold.hooks import Plugin, RequestContext
 from streamfold.plugins.logging.config import LoggingConfig
-from streamfold.plugins.logging.rows import Asked, RowMaker, lighter, utc, without_content
+from streamfold.plugins.logging.rows import Asked, RowMaker, lighter, without_content
 from streamfold.plugins.logging.upkeep import Flight, Flights, Upkeep
 from streamfold.processed import ProcessedStreamResponse
 from streamfold.store.log_store import LogStore
-from streamfold.store.row import FINAL, LogRow, row_of
+from streamfold.store.row import FINAL, STARTED, LogRow, row_of
+from streamfold.timestamps import utc
 from streamfold.types import AccumulatedData
 
 __all__ = ["LoggingPlugin"]
@@ -36,10 +37,12 @@ LIGHTER: Final = 2 * 1024
 """Bytes of each content column in that form."""
 
 
-LARGE_TRAFFIC: Final = 256 * 1024
+LARGE_TRAFFIC: Final = 64 * 1024
 """Bytes of a request or response beyond which its row is made beside the traffic, not in it."""
 MAX_LARGE: Final = 100
 """How many of them may wait; others have to be made at once."""
+MAX_REDACTED: Final = 1000
+"""How many rows may wait for the expressions of `redact`; others are stored without content."""
 _DONE: Final = object()
 """What a context notes of a request whose final row has been made."""
 
@@ -70,7 +73,7 @@ class LoggingPlugin(Plugin):
         self._maker = RowMaker(config)
         self._catalog = catalog
         self._owns_store = store is None
-        self.store = store if store is not None else _open(config)
+        self.store = store if store is not None else LogStore.open(config.url, **config.queue())
         self._flights = Flights(config.checkpoint_s, self._store_checkpoint)
         self._upkeep = Upkeep(self._flights.round if config.checkpoint_s else None, min(1.0, config.checkpoint_s))
         # By itself, because it may take a while.
@@ -83,18 +86,30 @@ class LoggingPlugin(Plugin):
         if self._janitor is not None:
             self._janitor.later(partial(self._apply_retention, 0.0))
 
+    @property
+    def withheld(self) -> int:
+        """Texts that are not stored, because the expressions of `redact` took too long for them."""
+        return self._maker.withheld
+
     # ------------------------------------------------------------------ hooks
 
     def pre_llm_hook(self, ctx: RequestContext, request: Any) -> None:
         """Stores that the request has begun."""
-        if not (_is_large(ctx) and self._upkeep.later(partial(self._started, ctx, request), MAX_LARGE)):
-            self._started(ctx, request)
+        work = partial(self._started, ctx, request)
+        self._do(ctx, work, instead=partial(self._started_plainly, ctx))
 
     def on_response(self, ctx: RequestContext, processed: ProcessedStreamResponse) -> None:
         """Stores how the request ended. The second time for the same request, it does nothing."""
-        # What waits there is done in order, so the beginning of a request comes before its end.
-        if not (_is_large(ctx) and self._upkeep.later(partial(self._ended, ctx, processed), MAX_LARGE)):
-            self._ended(ctx, processed)
+        work = partial(self._ended, ctx, processed)
+        self._do(ctx, work, instead=partial(self._ended_plainly, ctx, processed))
+
+    def _do(self, ctx: RequestContext, work: Callable[[], object], *, instead: Callable[[], object]) -> None:
+        """Makes a row, beside the traffic if that may take long; there it is done in order, the beginning of a
+        request before its end. `instead` makes the one that takes no time."""
+        large, slow = _is_large(ctx), self._maker.waits
+        beside = (large or slow) and self._upkeep.later(work, MAX_LARGE if large else MAX_REDACTED, instead)
+        if not beside:
+            instead() if slow else work()
 
     def look(self, ctx: RequestContext) -> LogRow | None:
         """The row of a request under way as it would be stored now, content rules and all; None if it has none.
@@ -119,6 +134,7 @@ class LoggingPlugin(Plugin):
         self._closed = True
         for upkeep in self._threads():
             upkeep.close(CLOSE_SECONDS)
+        self._maker.close()
         if self._owns_store:
             self.store.close()
 
@@ -128,10 +144,10 @@ class LoggingPlugin(Plugin):
         return [self._upkeep, self._janitor] if self._janitor is not None else [self._upkeep]
 
     def _started(self, ctx: RequestContext, request: Any) -> None:
-        if ctx.state.get(self._key) is _DONE:  # it had to wait, and its end did not
-            return
         try:
             flight = self._begin(ctx, request)
+            if flight is None:
+                return
             self._put(self._maker.started(ctx, flight.asked, self.store.instance))
             if self._config.checkpoint_s and ctx.stream is not False:
                 self._flights.add(flight)
@@ -139,18 +155,20 @@ class LoggingPlugin(Plugin):
         except Exception as error:
             self._say("pre_llm_hook", error)
 
+    def _started_plainly(self, ctx: RequestContext) -> None:
+        if ctx.state.get(self._key) is None:
+            self._put(_plain_start(ctx, self.store.instance))
+
     def _ended(self, ctx: RequestContext, processed: ProcessedStreamResponse) -> None:
         data = processed.data
         if data is None:  # a DELTA: it has not ended
             return
-        noted = ctx.state.get(self._key)
-        if noted is _DONE:
-            return
         later: Callable[[], object] | None = None
         try:
-            flight = noted if isinstance(noted, Flight) else self._begin(ctx, None)
-            flight.done = True
-            self._flights.remove(ctx.request_id)
+            flight = self._begin(ctx, None)
+            if flight is None:
+                return
+            self._land(flight)
             row = self._maker.final(ctx, flight.asked, data, processed.arrivals)
             if self._config.estimate and _wants_estimate(data):
                 later = partial(self._estimate, ctx, flight.asked, data, row)
@@ -162,10 +180,26 @@ class LoggingPlugin(Plugin):
         if later is not None:
             self._upkeep.later(later)
 
-    def _begin(self, ctx: RequestContext, request: Any) -> Flight:
-        flight = Flight(ctx, self._maker.ask(ctx, request), time.monotonic() + self._config.checkpoint_s)
-        ctx.state[self._key] = flight
-        return flight
+    def _ended_plainly(self, ctx: RequestContext, processed: ProcessedStreamResponse) -> None:
+        noted = ctx.state.get(self._key)
+        if processed.data is None or noted is _DONE:
+            return
+        ctx.state[self._key] = _DONE
+        if isinstance(noted, Flight):
+            self._land(noted)
+        self._put(_plain_row(ctx, processed.data))
+
+    def _begin(self, ctx: RequestContext, request: Any) -> Flight | None:
+        """What is known of the request, read when it is first needed; None if its end is stored already."""
+        noted = ctx.state.get(self._key)
+        if noted is None:
+            flight = Flight(ctx, self._maker.ask(ctx, request), time.monotonic() + self._config.checkpoint_s)
+            noted = ctx.state.setdefault(self._key, flight)  # its end may have come meanwhile, on another thread
+        return noted if isinstance(noted, Flight) else None
+
+    def _land(self, flight: Flight) -> None:
+        flight.done = True
+        self._flights.remove(flight.ctx.request_id)
 
     def _store_checkpoint(self, flight: Flight, data: AccumulatedData) -> int:
         row = self._maker.checkpoint(flight.ctx, flight.asked, data, self.store.instance, flight.revision)
@@ -213,11 +247,6 @@ class LoggingPlugin(Plugin):
             log.error("the logging plugin made a plainer row than it should (%s); said once", kind)
 
 
-def _open(config: LoggingConfig) -> LogStore:
-    said = {"spill_dir": config.spill_dir, "spill_bytes": config.spill_bytes}
-    return LogStore.open(config.url, **{name: value for name, value in said.items() if value is not None})  # type: ignore[arg-type]
-
-
 def _is_large(ctx: RequestContext) -> bool:
     try:
         return max(len(ctx.request_body or b""), ctx.response_bytes or 0) > LARGE_TRAFFIC
@@ -229,6 +258,12 @@ def _wants_estimate(data: AccumulatedData) -> bool:
     """Whether a guess may be needed: nothing was said, or the stream broke off before it was."""
     usage = data.token_usage
     return data.estimated_usage is None and (usage is None or usage.source == "missing" or data.status != "success")
+
+
+def _plain_start(ctx: RequestContext, instance: str | None) -> LogRow:
+    """That a request has begun, and nothing that it said."""
+    id, created = str(ctx.request_id), utc(time.time())
+    return LogRow(id=id, created=created, revision=STARTED, instance=instance, status="processing")
 
 
 def _plain_row(ctx: RequestContext, data: AccumulatedData) -> LogRow:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from operator import sub
 from typing import Any, Final
 
@@ -17,14 +16,16 @@ import msgspec
 
 from streamfold.hooks import RequestContext
 from streamfold.plugins.logging import request as asked
-from streamfold.plugins.logging.config import LoggingConfig, patterns_of
+from streamfold.plugins.logging.config import LoggingConfig
 from streamfold.plugins.logging.content import SHORT, Cleaner, Redact, encoded
+from streamfold.plugins.logging.patterns import Patterns
 from streamfold.plugins.logging.shorten import fitting
 from streamfold.store.row import FINAL, HEAVY, STARTED, LogRow, row_of
+from streamfold.timestamps import utc
 from streamfold.types import AccumulatedData, Cost, ErrorDetails, FunctionCall, ToolCall
 from streamfold.wire.fold import decode
 
-__all__ = ["Asked", "RowMaker", "arrivals_text", "lighter", "utc", "without_content"]
+__all__ = ["Asked", "RowMaker", "arrivals_text", "lighter", "without_content"]
 
 SEARCH_BYTES: Final = 32 * 1024
 """Bytes of `search_text`: one half for the question, the other for the answer."""
@@ -90,9 +91,24 @@ class RowMaker:
         self._content = config.content
         self._headers = tuple(name.lower() for name in config.headers)
         self._labels = config.metadata
-        self._cleaner = Cleaner(patterns_of(config.redact), config.binary, config.max_content_bytes)
-        self._drops_pieces = bool(self._cleaner.patterns)
+        self._patterns = Patterns(config.redact)
+        self._cleaner = Cleaner(self._patterns, config.binary, config.max_content_bytes)
+        self._drops_pieces = self.waits
         self._digests = config.binary == "digest"
+
+    @property
+    def waits(self) -> bool:
+        """Whether a row may take long to make: then not where the traffic runs."""
+        return bool(self._patterns)
+
+    @property
+    def withheld(self) -> int:
+        """Texts that are not stored, because the patterns took too long for them."""
+        return self._patterns.withheld
+
+    def close(self) -> None:
+        """Ends what the patterns run in."""
+        self._patterns.close()
 
     # ------------------------------------------------------------------ the request
 
@@ -141,12 +157,16 @@ class RowMaker:
     def _add_labels(self, found: Asked, ctx: RequestContext) -> None:
         headers = {name: ctx.request_headers[name] for name in self._headers if name in ctx.request_headers}
         if headers:
-            found.columns["headers"] = self._json(_texts(headers, self._cleaner.strike), ctx.redact)
+            found.columns["headers"] = self._json(self._texts(headers), ctx.redact)
         labels = {**self._labels, **(ctx.metadata or {})}
         if labels:
             # Databases look into this one, and not all of their JSON knows NUL.
-            struck = _texts(labels, lambda text: self._cleaner.strike(_clean(text)))
-            found.columns["metadata"] = self._json(struck, ctx.redact)
+            clean = {_clean(str(name)): _clean(str(value)) for name, value in labels.items()}
+            found.columns["metadata"] = self._json(self._texts(clean), ctx.redact)
+
+    def _texts(self, values: dict[str, Any]) -> dict[str, str]:
+        texts = self._patterns.strike([str(text) for item in values.items() for text in item])
+        return dict(zip(texts[::2], texts[1::2], strict=True))
 
     def _json(self, value: Any, redact: Redact | None) -> str | None:
         return self._cleaner.column(encoded(value), redact) if value is not None else None
@@ -199,23 +219,20 @@ class RowMaker:
 
     def _clean_record(self, data: AccumulatedData) -> dict[str, Any]:
         tree: dict[str, Any] = msgspec.to_builtins(data, builtin_types=(bytes,), str_keys=True, enc_hook=str)
-        for name, value in tree.items():
-            if value is None or name in _AS_SAID:
-                continue
-            if name == "raw_response":
-                tree[name] = self._clean_tape(value)
-            elif name == "logprobs" and self._drops_pieces:
-                tree[name] = None
-            else:
-                tree[name] = self._cleaner.walk(value, numbers=name in _OPEN)
-        return tree
+        tape = tree.pop("raw_response", None)
+        if self._drops_pieces:
+            tree["logprobs"] = None
+        names = [name for name, value in tree.items() if value is not None and name not in _AS_SAID]
+        clean = self._cleaner.walk_each([(tree[name], name in _OPEN) for name in names])
+        tree.update(zip(names, clean, strict=True))
+        return {**tree, "raw_response": self._clean_tape(tape)} if tape is not None else tree
 
     def _clean_tape(self, tape: str) -> str | None:
         """The frames, each JSON. Binary comes in crumbs there, hence the shorter limit."""
         if self._drops_pieces:
             return None
         frames = _decoded(tape.encode("utf-8", "replace"))
-        return encoded(self._cleaner.walk(frames, shortest=SHORT)) if frames is not None else None
+        return encoded(self._cleaner.digested(frames, shortest=SHORT)) if frames is not None else None
 
     def _row(self, ctx: RequestContext, found: Asked, data: AccumulatedData, arrivals: Sequence[int] | None) -> LogRow:
         shown = data if found.with_content else without_content(data)
@@ -244,8 +261,8 @@ class RowMaker:
     def _fit_short_columns(self, row: LogRow, redact: Redact | None) -> None:
         said = {name: value for name in _LIGHT_TEXTS if (value := getattr(row, name)) is not None}
         texts = {name: value if type(value) is str else str(value) for name, value in said.items()}
-        if self._cleaner.patterns:
-            texts.update({name: self._cleaner.strike(texts[name]) for name in _QUOTING if name in texts})
+        quoting = [name for name in _QUOTING if name in texts]
+        texts.update(zip(quoting, self._patterns.strike([texts[name] for name in quoting]), strict=True))
         if redact is not None:
             together = "\0".join(texts.values())
             if redact(together) != together:  # seldom, and one look is much cheaper than one for each column
@@ -266,11 +283,9 @@ class RowMaker:
             return None
         said = [found.words, _answer(data) if data is not None else None]
         texts = []
-        for text in said:
-            if text:
-                text = self._cleaner.text(text)
-                text = ctx.redact(text) if ctx.redact is not None else text
-                texts.append(_clean(fitting(text, min(SEARCH_BYTES, self._cleaner.max_bytes) // 2 - 1)))
+        for text in self._cleaner.texts([text for text in said if text]):
+            text = ctx.redact(text) if ctx.redact is not None else text
+            texts.append(_clean(fitting(text, min(SEARCH_BYTES, self._cleaner.max_bytes) // 2 - 1)))
         return "\n".join(texts) or None
 
 
@@ -282,7 +297,7 @@ def _columns(ctx: RequestContext, found: Asked) -> dict[str, Any]:
 
 def lighter(row: LogRow, size: int) -> LogRow:
     """The same row with content columns of no more than `size` bytes each; without them if it is 0."""
-    cleaner = Cleaner((), "keep", size)
+    cleaner = Cleaner(Patterns([]), "keep", size)
     slim: dict[str, str | None] = dict.fromkeys(HEAVY)
     for name in HEAVY if size else ():
         text = getattr(row, name)
@@ -415,18 +430,9 @@ def _is_strict(body: bytes) -> bool:
     return True
 
 
-def _texts(values: dict[Any, Any], strike: Redact) -> dict[str, str]:
-    return {strike(str(name)): strike(str(value)) for name, value in values.items()}
-
-
 def _clean(text: str) -> str:
     """A text that is text in every database: no NUL, no half of a character."""
     if text.isascii() and "\0" not in text:
         return text
     text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def utc(seconds: float) -> str:
-    """A time as the log writes it. Raises `ValueError` and the like for none."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -58,6 +58,8 @@ class Flights:
     def add(self, flight: Flight) -> None:
         """Watches a request from now on."""
         self._flights[flight.ctx.request_id] = flight
+        if flight.done:  # it ended on another thread meanwhile
+            self.remove(flight.ctx.request_id)
         if len(self._flights) > MAX_FLIGHTS:
             oldest = next(iter(self._flights), None)
             self._flights.pop(oldest, None) if oldest is not None else None
@@ -101,7 +103,7 @@ class Upkeep:
     def __init__(self, rounds: Callable[[float], object] | None, every: float) -> None:
         self._rounds = rounds
         self._every = every
-        self._work: deque[Callable[[], object]] = deque()
+        self._work: deque[tuple[Callable[[], object], Callable[[], object] | None]] = deque()
         self._changed = Condition()
         self._closed = False
         self._busy = False
@@ -117,12 +119,17 @@ class Upkeep:
                 self._thread = Thread(target=self._run, name="streamfold-logging", daemon=True)
                 self._thread.start()
 
-    def later(self, work: Callable[[], object], most: int = MAX_WAITING) -> bool:
-        """Does a piece of work soon, after what waits already. Returns whether fewer than `most` pieces waited."""
+    def later(
+        self, work: Callable[[], object], most: int = MAX_WAITING, instead: Callable[[], object] | None = None
+    ) -> bool:
+        """Does a piece of work soon, after what waits already. Returns whether fewer than `most` pieces waited.
+
+        `instead` is done in its place if `close` has no time for it.
+        """
         with self._changed:
             if self._closed or len(self._work) >= most:
                 return False
-            self._work.append(work)
+            self._work.append((work, instead))
             self._changed.notify_all()
         self.start()
         return True
@@ -140,10 +147,14 @@ class Upkeep:
         self.drain(timeout)
         with self._changed:
             self._closed = True
-            if self._work:
-                log.error("the logging plugin was closed before it had stored %d things", len(self._work))
-                self._work.clear()
+            undone = list(self._work)
+            self._work.clear()
             self._changed.notify_all()
+        if undone:
+            log.error("the logging plugin was closed before it had stored %d things as it should", len(undone))
+        for _, instead in undone:
+            if instead is not None:
+                self._safely(instead)
         self._thread.join(timeout)
 
     def _run(self) -> None:
@@ -154,10 +165,10 @@ class Upkeep:
                 self._changed.wait_for(lambda: self._work or self._closed, left)
                 if self._closed:
                     return
-                work = self._work.popleft() if self._work else None
-                self._busy = work is not None
-            if work is not None:
-                self._safely(work)
+                task = self._work.popleft() if self._work else None
+                self._busy = task is not None
+            if task is not None:
+                self._safely(task[0])
                 with self._changed:
                     self._busy = False
                     self._changed.notify_all()

@@ -1,8 +1,7 @@
 """What a request asked, in Maxim's words: messages of a role and a text, and parameters whose values are strings.
 
-Every API spells its conversation differently, but they all mean turns of a role and parts. So this reads by the names
-of the fields and not by the format, and what it does not know it shows as JSON. Pictures, sound and files become a
-word in brackets: the SDK would upload them.
+Where the conversation stands is told by `request_messages`; here its contents become text. What is not known is shown
+as JSON. Pictures, sound and files become a word in brackets: the SDK would upload them.
 """
 
 from __future__ import annotations
@@ -10,22 +9,23 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from streamfold.plugins.request_messages import (
+    CONVERSATION,
+    INSTRUCTIONS,
+    content_of,
+    instructions_in,
+    role_of,
+    turns_in,
+)
 from streamfold.types import JSON
 
 __all__ = ["last_question", "messages_of", "parameters_of"]
 
-SYSTEM: Final = ("instructions", "system", "systemInstruction", "system_instruction", "preamble")
-TURNS: Final = ("messages", "contents", "chat_history", "input", "prompt", "message", "inputText", "inputs")
 NESTED: Final = ("generationConfig", "generation_config", "inferenceConfig", "textGenerationConfig", "options")
 """Objects whose fields are parameters."""
-NO_PARAMETERS: Final = frozenset({*SYSTEM, *TURNS, "model", "stream", "file", "image", "mask", "audio", "suffix"})
-ROLES: Final = {
-    "model": "assistant",
-    "chatbot": "assistant",
-    "developer": "system",
-    "function": "tool",
-    "bot": "assistant",
-}
+NO_PARAMETERS: Final = frozenset(
+    {*INSTRUCTIONS, *CONVERSATION, "model", "stream", "file", "image", "mask", "audio", "suffix"}
+)
 MEDIA: Final = ("image", "audio", "video", "file", "document")
 DEEPEST: Final = 20
 
@@ -34,15 +34,9 @@ def messages_of(request: Any) -> list[JSON]:
     """The conversation of a request body; empty for a body that has none."""
     if not isinstance(request, dict):
         return []
-    system = [text for key in SYSTEM if (text := _text(request.get(key)))]
+    system = [text for said in instructions_in(request) if (text := _text(said))]
     messages = [{"role": "system", "content": text} for text in system]
-    for key in TURNS:
-        said = request.get(key)
-        if isinstance(said, str):
-            messages.append({"role": "user", "content": said})
-        elif isinstance(said, list):
-            messages += [message for turn in said if (message := _turn(turn)) is not None]
-    return messages
+    return messages + [_turn(turn) for _, turn in turns_in(request)]
 
 
 def last_question(messages: list[JSON]) -> str | None:
@@ -61,23 +55,16 @@ def parameters_of(request: Any) -> dict[str, str]:
     return {key: _string(value) for key, value in said.items() if value is not None}
 
 
-def _turn(turn: Any) -> JSON | None:
+def _turn(turn: str | JSON) -> JSON:
     if isinstance(turn, str):
         return {"role": "user", "content": turn}
-    if not isinstance(turn, dict):
-        return None
-    said = turn.get("role")
-    if not isinstance(said, str):
+    role = role_of(turn)
+    if role is None:
         return _item(turn)
-    role = said.lower()
-    message: JSON = {"role": ROLES.get(role, role), "content": _turn_text(turn)}
+    message: JSON = {"role": "system" if role == "developer" else role, "content": _text(content_of(turn))}
     if isinstance(turn.get("tool_calls"), list):
         message["tool_calls"] = turn["tool_calls"]
     return message
-
-
-def _turn_text(turn: JSON) -> str:
-    return next((_text(turn[key]) for key in ("content", "parts", "message") if turn.get(key) is not None), "")
 
 
 def _item(item: JSON) -> JSON:

@@ -4,9 +4,9 @@ A message is `{"role": …, "parts": […]}`, a part an object with a `type`: te
 tool_call_response, server_tool_call(_response), blob, uri, file. What has no type there keeps its own (the schema
 allows any), so nothing is lost and nothing is called what it is not.
 
-The dialects can be told apart by their keys, so they are read by shape and not by the name of the format: `contents` is
-Gemini's, `messages` everybody's, `input` of the Responses API. Parts say what they are by `type` (OpenAI, Anthropic,
-Cohere, Mistral) or by their only key (Gemini, Bedrock). Binary data are left out and measured.
+Where a request keeps its conversation is told by `request_messages`; what is said in it is read by shape too. Parts say
+what they are by `type` (OpenAI, Anthropic, Cohere, Mistral) or by their only key (Gemini, Bedrock). Binary data are
+left out and measured.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from streamfold.plugins.request_messages import content_of, instructions_in, role_of, turns_in
 from streamfold.types import JSON, AccumulatedData, ChatMessage
 
 __all__ = ["Asked", "asked", "outputs"]
@@ -33,8 +34,8 @@ def asked(request: Any) -> Asked:
     """What the body of a request says. Empty lists for what is not there, or not in a shape known here."""
     if not isinstance(request, dict):
         return Asked([], [], [])
-    instructions = _first(request, "system", "instructions", "systemInstruction", "system_instruction", "preamble")
-    return Asked(_parts(_unwrapped(instructions)), _messages(request), _tools(request))
+    instructions = [part for said in instructions_in(request) for part in _parts(_unwrapped(said))]
+    return Asked(instructions, [_message(*turn) for turn in turns_in(request)], _tools(request))
 
 
 def outputs(data: AccumulatedData, *, with_finish_reason: bool) -> list[JSON]:
@@ -58,40 +59,33 @@ def outputs(data: AccumulatedData, *, with_finish_reason: bool) -> list[JSON]:
 # ---------------------------------------------------------------------- requests
 
 
-def _messages(request: JSON) -> list[JSON]:
-    for key, read in _CONVERSATIONS.items():
-        said = request.get(key)
-        if isinstance(said, str):
-            return [{"role": "user", "parts": [_text(said)]}]
-        if isinstance(said, list):
-            return [message for each in said if (message := read(each)) is not None]
-        if isinstance(said, dict):
-            return [message] if (message := read(said)) is not None else []
-    return []
+def _message(key: str, turn: str | JSON) -> JSON:
+    if isinstance(turn, str):
+        return {"role": "user", "parts": [_text(turn)]}
+    if key in _OF_ITEMS and turn.get("type", "message") != "message":
+        return _responses_item(turn)
+    return _chat_message(turn)
 
 
-def _chat_message(message: Any) -> JSON | None:
+_OF_ITEMS: Final = ("input", "inputs")
+"""Where entries may be calls and results as well as messages, and say so by `type`."""
+
+
+def _chat_message(message: JSON) -> JSON:
     """A message of any chat API."""
-    if isinstance(message, str):
-        return {"role": "user", "parts": [_text(message)]}
-    if not isinstance(message, dict):
-        return None
-    role = str(message.get("role", "user")).lower()
-    content = _first(message, "content", "parts", "message")
+    role = role_of(message) or "user"
+    content = content_of(message)
     parts = []
     for key in ("reasoning_content", "reasoning", "thinking"):
         if isinstance(message.get(key), str):
             parts.append(_reasoning(message[key]))
-    if role in ("tool", "function") and "content" in message:
+    if role == "tool" and "content" in message:
         parts.append(_tool_response(message.get("tool_call_id") or message.get("name"), content))
     else:
         parts += _parts(content)
     parts += [_blob("image", None, each) for each in message.get("images") or () if isinstance(each, str)]
     parts += [_chat_tool_call(call) for call in message.get("tool_calls") or () if isinstance(call, dict)]
-    return {"role": _ROLES.get(role, role), "parts": parts}
-
-
-_ROLES: Final = {"model": "assistant", "chatbot": "assistant", "function": "tool"}
+    return {"role": role, "parts": parts}
 
 
 def _chat_tool_call(call: JSON) -> JSON:
@@ -100,10 +94,8 @@ def _chat_tool_call(call: JSON) -> JSON:
     return _tool_call(call.get("id"), function.get("name"), given)
 
 
-def _responses_item(item: Any) -> JSON | None:
-    """An input item of the Responses API."""
-    if not isinstance(item, dict) or item.get("type", "message") == "message" or "type" not in item:
-        return _chat_message(item)
+def _responses_item(item: JSON) -> JSON:
+    """An input item of the Responses API that is no message."""
     kind = str(item["type"])
     if kind in ("function_call", "custom_tool_call"):
         part = _tool_call(item.get("call_id"), item.get("name"), _first(item, "arguments", "input"))
@@ -114,18 +106,6 @@ def _responses_item(item: Any) -> JSON | None:
         said = [each.get("text") for each in item.get("summary") or () if isinstance(each, dict)]
         return {"role": "assistant", "parts": [_reasoning(text) for text in said if isinstance(text, str)]}
     return {"role": "assistant", "parts": [_generic(item)]}
-
-
-_CONVERSATIONS: Final[dict[str, Callable[[Any], JSON | None]]] = {
-    "contents": _chat_message,
-    "messages": _chat_message,
-    "input": _responses_item,
-    "inputs": _responses_item,
-    "prompt": _chat_message,
-    "inputText": _chat_message,
-    "message": _chat_message,
-}
-"""Where a request keeps its conversation, and how an entry of it is read."""
 
 
 def _tools(request: JSON) -> list[JSON]:

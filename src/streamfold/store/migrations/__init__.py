@@ -16,7 +16,7 @@ from sqlalchemy import Connection, inspect, text
 
 __all__ = ["HEAD", "upgrade", "version_of"]
 
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 """The newest step. A test holds it against the files."""
 
 

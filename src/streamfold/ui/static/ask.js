@@ -27,11 +27,18 @@ async function answered(path, signal) {
 }
 
 export async function ask(path, signal) {
-  return read(await (await answered(path, signal)).text());
+  return JSON.parse(await (await answered(path, signal)).text());
 }
 
-// JSON whose large integers stay what they are, where the browser can do that.
-function read(text) {
+// The answer twice: to compute with, and to show as JSON.
+export async function askTwice(path, signal) {
+  const text = await (await answered(path, signal)).text();
+  return [JSON.parse(text), exactly(text)];
+}
+
+// JSON whose large integers stay what they are, where the browser can do that. Nothing but JSON can be made of them:
+// they are objects, and neither numbers nor texts.
+function exactly(text) {
   if (typeof JSON.rawJSON !== "function") return JSON.parse(text);
   return JSON.parse(text, (key, value, context) =>
     typeof value === "number" && Number.isInteger(value) && !Number.isSafeInteger(value) && context?.source

@@ -1,6 +1,6 @@
 // One request, whole.
 
-import { ask } from "./ask.js";
+import { askTwice } from "./ask.js";
 import { bdi, byId, el, put, said } from "./dom.js";
 import { bytes, DASH, dollars, duration, exactDollars, fullTime, number } from "./format.js";
 import { address, go, here } from "./place.js";
@@ -32,9 +32,9 @@ export async function showDetail({ again = false } = {}) {
   asking = new AbortController();
   const { signal } = asking;
   try {
-    const row = await ask(`/api/rows/${encodeURIComponent(id)}`, signal);
+    const [row, exact] = await askTwice(`/api/rows/${encodeURIComponent(id)}`, signal);
     if (signal.aborted) return undefined;
-    show(row);
+    show(row, exact);
     if (row.status === "processing") timer = setTimeout(() => showDetail({ again: true }), AGAIN);
   } catch (error) {
     if (error.name === "AbortError") return undefined;
@@ -71,7 +71,7 @@ function top(id, row) {
   );
 }
 
-function show(row) {
+function show(row, exact) {
   const record = isObject(row.record) ? row.record : {};
   const scroll = panel.scrollTop;
   const focus = document.activeElement?.dataset?.focus;
@@ -84,13 +84,13 @@ function show(row) {
     figures(row, record),
     section("answer", "Answer", answer(row, record), { open: true }),
     plot ? section("arrivals", "Arrival", [plot.made], { open: true }) : null,
-    section("request", "Request", request(row), { open: false, about: bytes(row.request_bytes) }),
+    section("request", "Request", request(row, exact), { open: false, about: bytes(row.request_bytes) }),
     section("usage", "Usage and cost", usage(row, record), { open: true }),
     section("integrity", "Integrity", integrity(row, record), { open: row.anomalies > 0, about: row.anomalies ? `${number(row.anomalies)} notes` : "nothing odd" }),
-    section("native", "Native response", json(record.response), { about: "as the provider would have sent it unstreamed" }),
+    section("native", "Native response", json(exact.record?.response), { about: "as the provider would have sent it unstreamed" }),
     section("tape", "Raw tape", tape(record.raw_response)),
-    section("about", "About", about(row, record)),
-    section("record", "Whole record", json(row.record)),
+    section("about", "About", about(row, exact)),
+    section("record", "Whole record", json(exact.record)),
   ]);
   plot?.draw();
   panel.scrollTop = scroll;
@@ -198,11 +198,11 @@ function json(value) {
   return value === null || value === undefined ? null : said(typeof value === "string" ? value : JSON.stringify(value, null, 2), "said code");
 }
 
-function request(row) {
+function request(row, exact) {
   const asked = row.request;
   if (asked === null && row.params === null) return null;
   const found = isObject(asked) ? turns(asked) : [];
-  return [...found, el("details", { class: "inner", open: !found.length }, el("summary", {}, "As JSON"), json(asked ?? row.params))];
+  return [...found, el("details", { class: "inner", open: !found.length }, el("summary", {}, "As JSON"), json(exact.request ?? exact.params))];
 }
 
 // What was said to the model, in the words of whichever API it was.
@@ -294,7 +294,7 @@ function tape(value) {
   return Array.isArray(lines) ? said(lines.map((each) => (typeof each === "string" ? each : JSON.stringify(each))).join("\n"), "said code") : json(lines);
 }
 
-function about(row, record) {
+function about(row, exact) {
   const pairs = [
     ["Path", row.path && `${row.method ?? ""} ${row.path}`],
     ["Upstream", row.upstream],
@@ -321,7 +321,7 @@ function about(row, record) {
     row.session_id ? ["Session", el("a", { href: address({ view: "requests", id: null, filters: [["session_id", row.session_id], ["since", "all"]] }) }, bdi(row.session_id))] : null,
     row.parent_id ? ["Retry of", el("a", { href: address({ ...here(), id: row.parent_id }) }, bdi(row.parent_id))] : null,
   ].filter(Boolean);
-  return [list([...pairs, ...linked]), more("Metadata", row.metadata), more("Request headers", row.headers), more("Parameters", row.params), more("Tools offered", row.tools)];
+  return [list([...pairs, ...linked]), more("Metadata", row.metadata), more("Request headers", row.headers), more("Parameters", exact.params), more("Tools offered", exact.tools)];
 }
 
 function more(title, value) {

@@ -15,6 +15,10 @@ const MEASURES = {
   cost: ["Cost", dollars],
 };
 
+// What is asked for: each figure costs the database time.
+const PLOTTED = ["by_status", "latency_ms", "time_to_first_token_ms", "prompt_tokens", "completion_tokens", "cached_tokens", "cached_write_tokens", "reasoning_tokens"];
+const SUMMED = ["streamed", "total_tokens", "without_usage", "cost", "without_cost"];
+
 let parts = null;
 let measure = "latency_ms";
 let asking = null;
@@ -44,9 +48,9 @@ export async function showOverview() {
   const narrow = root.clientWidth < 500;
   const with_ = (more) => `${new URLSearchParams([...params, ...Object.entries(more)])}`;
   const [total, buckets, models, found] = await Promise.all([
-    ask(`/api/statistics?${params}`, signal),
-    ask(`/api/series?${with_({ buckets: narrow ? 30 : 60 })}`, signal),
-    ask(`/api/statistics?${with_({ by: "model", top: 50 })}`, signal),
+    ask(`/api/statistics?${with_({ figures: [...PLOTTED, ...SUMMED] })}`, signal),
+    ask(`/api/series?${with_({ buckets: narrow ? 30 : 60, figures: PLOTTED })}`, signal),
+    ask(`/api/statistics?${with_({ by: "model", top: 50, figures: "cost" })}`, signal),
     ask(`/api/histogram?${with_({ of: measure, bins: narrow ? 15 : 40 })}`, signal),
   ]);
   if (signal.aborted) return;

@@ -131,6 +131,13 @@ export function arrivals(row) {
 
 // ---------------------------------------------------------------------- many
 
+// The day stands below the first of its hours; with the year, as plotly.js has it, two would touch on a phone.
+const TICKS = [
+  { dtickrange: [null, 59_999], value: "%H:%M:%S\n%-d %b" },
+  { dtickrange: [60_000, 86_399_999], value: "%H:%M\n%-d %b" },
+  { dtickrange: [86_400_000, null], value: "%-d %b\n%Y" },
+];
+
 const middle = (bucket) => new Date((Date.parse(bucket.start) + Date.parse(bucket.end)) / 2);
 const span = (buckets) => (buckets.length ? { range: [buckets[0].start, buckets.at(-1).end].map((each) => localTime(new Date(each))) } : {});
 // plotly.js draws times as they are written, so they are written in the reader's zone.
@@ -142,7 +149,7 @@ export function outcomes({ where, tell }, buckets, total) {
   const x = buckets.map((each) => localTime(middle(each)));
   return draw(where, (width) => ({
     traces: present.map((status) => ({ x, y: buckets.map((each) => each.statistics.by_status[status] ?? 0), type: "bar", name: status, marker: { color: colour(STATUS_COLOURS[status]) } })),
-    about: layout({ barmode: "stack", xaxis: { type: "date", ...span(buckets) } }, width),
+    about: layout({ barmode: "stack", xaxis: { type: "date", tickformatstops: TICKS, ...span(buckets) } }, width),
   }));
 }
 
@@ -153,7 +160,7 @@ export function percentiles({ where, tell }, buckets, total, column, which) {
   const colours = { p50: "accent", p95: "warm", p99: "bad" };
   return draw(where, (width) => ({
     traces: which.map((p) => ({ x, y: buckets.map((each) => over(each.statistics[column][p], scale.by)), type: "scatter", mode: "lines+markers", name: p, connectgaps: false, line: { color: colour(colours[p]), width: 2 }, marker: { size: 4 }, text: buckets.map((each) => duration(each.statistics[column][p])), hovertemplate: `%{text}<extra>${p}</extra>` })),
-    about: layout({ xaxis: { type: "date", ...span(buckets) }, yaxis: { ticksuffix: scale.unit, rangemode: "tozero" } }, width),
+    about: layout({ xaxis: { type: "date", tickformatstops: TICKS, ...span(buckets) }, yaxis: { ticksuffix: scale.unit, rangemode: "tozero" } }, width),
   }));
 }
 
@@ -174,7 +181,7 @@ export function tokens({ where, tell }, buckets, total) {
   const x = buckets.map((each) => localTime(middle(each)));
   return draw(where, (width) => ({
     traces: kinds.map(([name, tone, of]) => ({ x, y: buckets.map((each) => of(each.statistics) ?? 0), type: "bar", name, marker: { color: colour(tone) } })),
-    about: layout({ barmode: "stack", xaxis: { type: "date", ...span(buckets) } }, width),
+    about: layout({ barmode: "stack", xaxis: { type: "date", tickformatstops: TICKS, ...span(buckets) } }, width),
   }));
 }
 
