@@ -2,7 +2,7 @@
 """Sets up and runs everything, with nothing but Python.
 
     python3 dev.py run ARGS...     streamfold ARGS... (for example: fold examples/weather.sse, or demo)
-    python3 dev.py test [ARGS...]  the tests (ARGS go to pytest)
+    python3 dev.py test [ARGS...]  the tests, several at a time (with ARGS: those that pytest makes of them, one by one)
     python3 dev.py lint            ruff and mypy
     python3 dev.py all             lint, then the tests
 
@@ -61,7 +61,10 @@ def lint() -> int:
 def test(*args: str) -> int:
     """The test suite, with a list of what was skipped and why."""
     os.chdir(ROOT)
-    return run("pytest", "-rs", *args)
+    # Many tests wait more than they compute, hence a worker more than there are processors. A file stays in one of
+    # them, so that its servers are started once.
+    several = [] if args else ["-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile"]
+    return run("pytest", "-rs", *several, *args)
 
 
 def main() -> int:

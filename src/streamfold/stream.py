@@ -274,7 +274,7 @@ class StreamAccumulator:
                 # Where there are no runs, frames are cut off many at a time; more each time in vain.
                 step = BETWEEN_RUNS if ran else min(2 * step, READ_SIZE)
             stop = len(data)
-            if walks and (self._fold is None or self._fold.hopeful):
+            if walks and type(framer) in (SSE, AutoFramer) and (self._fold is None or self._fold.hopeful):
                 end = data.find(BLANK_LINE, at + step)
                 stop = end + len(BLANK_LINE) if end >= 0 else stop
             payloads, names = framer.feed(data[at:stop])
