@@ -51,8 +51,9 @@ def framed(event: dict[str, Any] | None) -> bytes:
 
 
 EVENT, END = framed(CHUNK), framed(LAST) + framed(USAGE) + framed(None) + b"0\r\n\r\n"
-STAMPED = framed({**CHUNK, "choices": [{**CHUNK["choices"][0], "delta": {"content": " @" + "0" * 20}}]})
-STAMP = re.compile(rb'"content": ?" @(\d{20})"')
+TIME = b"@" * 20
+STAMPED = framed({**CHUNK, "choices": [{**CHUNK["choices"][0], "delta": {"content": f" {TIME.decode()}"}}]})
+STAMP = re.compile(rb'"content": ?" (\d{20})"')
 
 
 class Upstream(asyncio.Protocol):
@@ -86,7 +87,7 @@ class Upstream(asyncio.Protocol):
         self.transport.write(HEAD)
         due = time.monotonic()
         for _ in range(count):
-            self.transport.write(STAMPED.replace(b"0" * 20, b"%020d" % time.monotonic_ns()) if pace else EVENT)
+            self.transport.write(STAMPED.replace(TIME, b"%020d" % time.monotonic_ns()) if pace else EVENT)
             due += pace
             await asyncio.sleep(max(0.0, due - time.monotonic()) if pace else 0)
         self.transport.write(END)
