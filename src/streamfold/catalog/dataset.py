@@ -128,6 +128,7 @@ class Dataset:
         self._name = "genai-prices"
         self._snapshot: Any = None
         self._entries: OrderedDict[tuple[str, str | None, str | None], _Listed | None] = OrderedDict()
+        self._providers: dict[str, bool] = {}
 
     def load(self) -> Any:
         """The snapshot, imported on the first call. Raises `NotInstalledError`."""
@@ -144,6 +145,7 @@ class Dataset:
             if snapshot is not self._snapshot:
                 self._snapshot = snapshot
                 self._entries.clear()
+                self._providers.clear()
             return snapshot
 
     def find(self, model: str, provider: str | None, format: str | None, at: datetime) -> ModelPrices | None:
@@ -164,7 +166,13 @@ class Dataset:
 
     def knows_provider(self, provider: str) -> bool:
         """Whether the data set has prices of a provider. Raises `NotInstalledError`."""
-        return _provider(self.load(), provider) is not None
+        snapshot = self.load()
+        known = self._providers.get(provider)
+        if known is None:
+            known = _provider(snapshot, provider) is not None
+            if len(self._providers) < REMEMBERED:
+                self._providers[provider] = known
+        return known
 
 
 def _search(snapshot: Any, model: str, provider: str | None, format: str | None) -> tuple[Any, Any] | None:

@@ -176,7 +176,8 @@ class Exchange:
         return body
 
     def _new_attempt(self, upstream: Upstream) -> Attempt:
-        route, headers, query = self._route._replace(upstream=upstream), self._headers, self._scope["query_string"]
+        route = self._route if upstream is self._route.upstream else Route(upstream, self._route.path)
+        headers, query = self._headers, self._scope["query_string"]
         limits, catalog = self._shared.config.limits, self._shared.catalog
         witness = Witness(route, self._scope["method"], headers, query, limits=limits, catalog=catalog)
         witness.ctx.client = self._scope.get(CLIENT)
