@@ -50,7 +50,9 @@ def framed(event: dict[str, Any] | None) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-EVENT, END = framed(CHUNK), framed(LAST) + framed(USAGE) + framed(None) + b"0\r\n\r\n"
+OTHER = {**CHUNK, "choices": [{**CHUNK["choices"][0], "delta": {"content": " other"}}]}
+EVENTS = (framed(CHUNK), framed(OTHER))  # by turns: LiteLLM ends a stream that says the same a hundred times
+END = framed(LAST) + framed(USAGE) + framed(None) + b"0\r\n\r\n"
 TIME = b"@" * 20
 STAMPED = framed({**CHUNK, "choices": [{**CHUNK["choices"][0], "delta": {"content": f" {TIME.decode()}"}}]})
 STAMP = re.compile(rb'"content": ?" (\d{20})"')
@@ -86,8 +88,9 @@ class Upstream(asyncio.Protocol):
     async def stream(self, count: int, pace: float) -> None:
         self.transport.write(HEAD)
         due = time.monotonic()
-        for _ in range(count):
-            self.transport.write(STAMPED.replace(TIME, b"%020d" % time.monotonic_ns()) if pace else EVENT)
+        for number in range(count):
+            event = STAMPED.replace(TIME, b"%020d" % time.monotonic_ns()) if pace else EVENTS[number % 2]
+            self.transport.write(event)
             due += pace
             await asyncio.sleep(max(0.0, due - time.monotonic()) if pace else 0)
         self.transport.write(END)
