@@ -33,9 +33,6 @@ CHUNK: Final = 1
 OUTPUT: Final = 2
 CONTENT: Final = 4
 
-END_MARKER: Final = b"[DONE]"
-"""What ends a stream of OpenAI's protocol."""
-
 LEARNING: Final = 12
 """Patterns a stream may try in vain before it gives up looking for one (each try costs about two frames)."""
 
@@ -217,9 +214,6 @@ class Fold(ABC):
     def add(self, payload: bytes, name: str | None = None) -> int:
         """Folds one frame the complete way."""
         self._settle()
-        if payload == END_MARKER:  # not by way of two decoders that refuse it: every chat stream has one
-            self.ended = True
-            return 0
         try:
             event = decode(payload)
         except (ValueError, RecursionError) as error:
@@ -262,7 +256,7 @@ class Fold(ABC):
 
     def _undecodable(self, payload: bytes, name: str | None, error: Exception) -> int:
         text = payload.strip()
-        if text == END_MARKER:
+        if text == b"[DONE]":
             self.ended = True
             return 0
         if not text:
