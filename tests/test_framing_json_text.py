@@ -57,6 +57,8 @@ CASES: list[tuple[str, bytes, int, list[bytes], set[str], int, int]] = [
     ("half a mark is junk", b"\xef\xbb", BIG, [], {"junk_line"}, 0, 2),
     ("a number at the end", b"{} 12", BIG, [b"{}", b"12"], set(), 0, 0),
     ("words are junk", b"{} hello nul {} tru", BIG, [b"{}", b"{}"], {"junk_line"}, 0, 11),
+    ("the end marker", b'{}{"a":1}[DONE]\n', BIG, [b"{}", b'{"a":1}', b"[DONE]"], set(), 0, 0),
+    ("no end marker", b"{}[DOE]{}DONE\n", BIG, [b"{}", b"{}"], {"junk_line"}, 0, 7),
     ("brackets too many", b"{}]}{}", BIG, [b"{}", b"{}"], {"junk_line"}, 0, 2),
     ("brackets of the wrong kind are for the decoder", b'[{"a":1],{}]', BIG, [b'{"a":1]', b"{}"], set(), 0, 0),
     ("cut in an element", b'[{}, {"a": "x\\', BIG,

@@ -202,6 +202,22 @@ ODD = {
         [{"start": 1}, {"start": 2}],
         "block_index_reused",
     ),
+    "several citations at once": (
+        [
+            event("citation-start", "citations", [{"start": 1}, {"start": 2}, {"start": 3}], 0),
+            event("citation-end", index=0),
+            event("citation-start", "citations", [{"start": 4}], 1),
+        ],
+        "citations",
+        [{"start": 1}, {"start": 2}, {"start": 3}, {"start": 4}],
+        None,
+    ),
+    "several calls at once": (
+        [event("tool-call-start", "tool_calls", [{"id": "a"}, {"id": "b"}], 0), arguments("1", 1), arguments("2", 0)],
+        "tool_calls",
+        [{"id": "a", "function": {"arguments": "2"}}, {"id": "b", "function": {"arguments": "1"}}],
+        None,
+    ),
     "no index": (
         [event("tool-call-start", "tool_calls", {"id": "a"}), arguments("{}")],
         "tool_calls",

@@ -82,3 +82,22 @@ def test_mistrals_status():
     """Mistral names the HTTP status in a field of its own."""
     said = error_details({"object": "error", "message": "No", "type": "invalid_request_error", "raw_status_code": 422})
     assert (said.status_code, said.retryable) == (422, False)
+
+
+@pytest.mark.parametrize("format", ["openai-chat", "openai-completions"])
+@pytest.mark.parametrize(
+    ("error", "kind", "status", "again"),
+    [
+        ({"error": "Full house", "error_type": "overloaded"}, "overloaded", 429, True),
+        ({"error": "Full house", "error_type": "validation"}, "validation", 422, False),
+        ({"error": "Full house", "error_type": "something_new"}, "something_new", None, None),
+        ({"error": "Full house"}, None, None, None),
+        ({"error": {"message": "Full house", "http_status_code": 422}}, None, 422, False),
+    ],
+)
+def test_what_tgi_says(format, error, kind, status, again):
+    """TGI puts the type of an error beside its text, or names the HTTP status in a field of its own."""
+    stream = StreamAccumulator(format)
+    stream.add(error)
+    said = stream.finish().data.error_details
+    assert (said.type, said.message, said.status_code, said.retryable) == (kind, "Full house", status, again)

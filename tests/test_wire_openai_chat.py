@@ -637,6 +637,40 @@ def test_logprobs_of_other_servers(key):
     assert response["choices"][0]["logprobs"][key] == [1, 2]
 
 
+LONE_LOGPROBS = {
+    "Together": (
+        [
+            delta({"role": "assistant", "content": "Sea", "token_id": 71}, text="Sea", logprobs=-0.25),
+            delta({"content": "ls", "token_id": 9}, text="ls", logprobs=0),
+            delta({"content": "ls", "token_id": 9}, text="ls", logprobs=0),
+            delta({"content": "", "token_id": 2}, "eos", text="", logprobs=-1.5),
+        ],
+        {"token_ids": [71, 9, 9, 2], "tokens": ["Sea", "ls", "ls", ""], "token_logprobs": [-0.25, 0, 0, -1.5]},
+    ),
+    "of reasoning": ([delta({"reasoning": "Hm"}, logprobs=-1)], {"tokens": ["Hm"], "token_logprobs": [-1]}),
+    "of no token": ([delta({"role": "assistant"}, logprobs=0), delta({}, "stop", logprobs=0)], None),
+    "lists, then a number": (
+        [delta({"content": "a"}, logprobs={"tokens": ["a"], "token_logprobs": [-1]}), delta({"content": "b"}, logprobs=0)],
+        {"tokens": ["a", "b"], "token_logprobs": [-1, 0]},
+    ),
+}
+
+
+@pytest.mark.parametrize(("chunks", "whole"), LONE_LOGPROBS.values(), ids=LONE_LOGPROBS)
+def test_a_bare_logprob_is_that_of_its_token(chunks, whole):
+    """A number in the place of logprobs belongs to the token of its delta; the whole has the unstreamed lists."""
+    assert folded(*chunks).response()["choices"][0]["logprobs"] == whole
+    body = b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks)
+    data = streamfold.fold(body + b"data: [DONE]\n\n", format="openai-chat").data
+    assert data.logprobs == whole
+
+
+def test_the_newest_token_is_none_of_the_response():
+    """The token that Together puts beside the choices is of one chunk, and an unstreamed response has none."""
+    chunks = [{**delta({"content": each}), "token": {"id": 5, "text": each, "logprob": -1}} for each in "ab"]
+    assert "token" not in folded(*chunks).response()
+
+
 def test_message_in_the_place_of_deltas():
     """Whole messages that grow are taken at their last; fragments that a server calls messages are joined."""
 

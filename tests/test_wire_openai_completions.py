@@ -220,6 +220,16 @@ def test_error_inside_the_stream(event, message):
     assert "error" not in fold.response()
 
 
+@pytest.mark.parametrize("beside", [{"delta": {"token_id": 40, "content": "so"}}, {}])
+def test_a_bare_logprob_is_that_of_its_token(beside):
+    """A number in the place of logprobs (Together) belongs to the text of its chunk, also when it is 0."""
+    fold = folded(*[{**chunk("so", logprobs=each, **beside), "object": "completion.chunk"} for each in (-0.5, 0, 0)])
+    ids = {"token_ids": [40] * 3} if beside else {}
+    lists = {**ids, "tokens": ["so"] * 3, "token_logprobs": [-0.5, 0, 0]}
+    assert fold.response()["choices"][0]["logprobs"] == lists
+    assert fold.response()["object"] == "text.completion"
+
+
 def test_value_dialect():
     """Writer's bare `{"value": ...}` objects are the text of the only choice; a finish reason is not made up."""
     fold = folded(*({"value": text} for text in ["Sure", ",", "", " here"]))

@@ -391,82 +391,153 @@ def merged(old: Any, new: Any, _depth: int = DEEPEST_MERGE) -> Any:
     return out
 
 
+class Layout:
+    """Which fields an object has so far, in the order of their coming: the place of each one's value, and how it grows.
+
+    Objects of one kind nearly always get the same fields in the same order, so they share their layouts: each leads to
+    those with one field more. Shared layouts never change, and there are not many (`MOST_LAYOUTS`, `MOST_SHARED`): an
+    object that has no like gets a layout of its own, which grows with it.
+    """
+
+    __slots__ = ("_longer", "_record", "grows", "places")
+
+    def __init__(self, record: Record, places: dict[str, int], grows: list[Grow | None], *, shared: bool) -> None:
+        self._record = record
+        self._longer: dict[str, Layout] | None = {} if shared else None
+        """The shared layouts with one field more, by its name; None for an object's own layout."""
+        self.places = places
+        self.grows = grows
+        """By place: how the value grows if it is kept bare; None for a field with a cell."""
+
+    def longer(self, key: str) -> Layout:
+        """The layout with one field more, in the next place."""
+        grow = self._record.grow(key)
+        if self._longer is None:
+            self.places[key] = len(self.grows)
+            self.grows.append(grow)
+            return self
+        found = self._longer.get(key)
+        if found is None:
+            shared = len(self.grows) < MOST_SHARED and len(key) <= LONGEST_WORD and self._record.count_layout()
+            found = Layout(self._record, {**self.places, key: len(self.grows)}, [*self.grows, grow], shared=shared)
+            if shared:
+                found = self._longer.setdefault(key, found)
+        return found
+
+
+MOST_LAYOUTS: Final = 256
+"""Layouts of one record that are shared; so many come together where every dialect of an API is spoken."""
+
+MOST_SHARED: Final = 32
+"""Fields of a layout that is shared."""
+
+
 class Fields:
     """A cell for an object whose fields grow by rules of their own. Made by a `Record`."""
 
-    __slots__ = ("_fields", "_record", "_shut")
+    __slots__ = ("_layout", "_record", "_shut", "_values")
 
     def __init__(self, record: Record) -> None:
         self._record = record
-        # Bare values of scalar rules, cells of the others. None: nothing but null so far.
-        self._fields: dict[str, Any] | None = None
+        self._layout = record.layout
+        # By place: bare values of scalar rules, cells of the others, None where nothing but null has come.
+        self._values: list[Any] | None = None  # None: nothing but null so far
         self._shut = False
 
     def add(self, value: Any) -> None:
         if not isinstance(value, dict):
             return
-        fields = self._fields
-        if fields is None:
-            fields = self._fields = {}
-        grows, unknown = self._record.grows, self._record.unknown
+        values = self._values
+        if values is None:
+            values = self._values = []
+        layout = self._layout
+        places, grows = layout.places, layout.grows
         for key, item in value.items():
-            old = fields.get(key, MISSING)
-            if old is MISSING:
+            place = places.get(key)
+            if place is None:
                 self.begin(key, item)
+                layout = self._layout
+                places, grows = layout.places, layout.grows
             elif item is not None:
-                grow = grows.get(key, unknown)
+                grow = grows[place]
+                old = values[place]
                 if grow is None:
+                    if old is None:
+                        old = self.cell(key)
                     old.add(item)
                 elif grow is not _skip and (item != old if type(item) in PLAIN else item is not old):
-                    fields[key] = grow(old, item)
+                    values[place] = grow(old, item)
 
     def begin(self, key: str, value: Any) -> None:
         """Takes the first value of a field. After `close`, only of one that has a rule of its own."""
-        if not self._shut or self._record.knows(key):
+        if self._shut and not self._record.knows(key):
+            return
+        if value is None:
+            self._place(key)
+        else:
             self.cell(key).add(value)
+
+    def _place(self, key: str) -> int:
+        """Where the value of a field stands; at the end, if the field is new."""
+        place = self._layout.places.get(key)
+        if place is None:
+            if self._values is None:
+                self._values = []
+            place = len(self._values)
+            self._layout = self._layout.longer(key)
+            self._values.append(None)
+        return place
 
     def cell(self, key: str) -> Cell:
         """The cell of one field, made if need be."""
-        if self._fields is None:
-            self._fields = {}
-        grow = self._record.grow(key)
+        place = self._place(key)
+        values = self._values
+        assert values is not None
+        grow = self._layout.grows[place]
         if grow is not None:
-            self._fields.setdefault(key, None)
-            return Bare(self._fields, key, grow)
-        cell: Cell | None = self._fields.get(key)
+            return Bare(values, place, grow)
+        cell: Cell | None = values[place]
         if cell is None:
-            cell = self._fields[key] = self._record.rule(key)()
+            cell = values[place] = self._record.rule(key)()
             if self._shut:
                 cell.close()
         return cell
 
     def get(self, key: str) -> Cell | None:
-        """The cell of one field, if the stream has ever named it."""
-        return self.cell(key) if self._fields is not None and key in self._fields else None
+        """The cell of one field, if there is one: a field that only ever was null needs none."""
+        place = self._layout.places.get(key)
+        if place is None or self._values is None:
+            return None
+        grow = self._layout.grows[place]
+        if grow is not None:
+            return Bare(self._values, place, grow)
+        cell: Cell | None = self._values[place]
+        return cell
 
     def said(self, key: str) -> Any:
         """The value of one field so far; None also if the stream has never named it."""
-        if self._fields is None:
+        place = self._layout.places.get(key)
+        if place is None or self._values is None:
             return None
-        value = self._fields.get(key)
-        return value if value is None or self._record.grow(key) is not None else value.value()
+        value = self._values[place]
+        return value if value is None or self._layout.grows[place] is not None else value.value()
 
     def value(self) -> dict[str, Any] | None:
-        if self._fields is None:
+        if self._values is None:
             return None
-        grows, unknown = self._record.grows, self._record.unknown
-        return {key: value.value() if grows.get(key, unknown) is None else value for key, value in self._fields.items()}
+        layout = self._layout
+        return {
+            key: value if value is None or grow is not None else value.value()
+            for key, grow, value in zip(layout.places, layout.grows, self._values, strict=True)
+        }
 
     def close(self) -> None:
         """Stops growth. A field that has a rule and comes only now (a finish reason) is still taken."""
         self._shut = True
-        for key, value in (self._fields or {}).items():
-            if self._record.grow(key) is None:
+        for grow, value in zip(self._layout.grows, self._values or (), strict=True):
+            if grow is None and value is not None:
                 value.close()
 
-
-MISSING: Final = object()
-"""Stands for the value of a field that has none."""
 
 PLAIN: Final = frozenset({str, int})
 """Types of the values that come again and again, and are quickly compared."""
@@ -477,35 +548,39 @@ _skip: Final = Skip.grow
 class Bare:
     """The cell of a bare value: a hand on it, made when asked for."""
 
-    __slots__ = ("_fields", "_grow", "_key")
+    __slots__ = ("_grow", "_place", "_values")
 
-    def __init__(self, fields: dict[str, Any], key: str, grow: Grow) -> None:
-        self._fields = fields
-        self._key = key
+    def __init__(self, values: list[Any], place: int, grow: Grow) -> None:
+        self._values = values
+        self._place = place
         self._grow = grow
 
     def add(self, value: Any) -> None:
-        self._fields[self._key] = self._grow(self._fields[self._key], value)
+        self._values[self._place] = self._grow(self._values[self._place], value)
 
     def value(self) -> Any:
-        return self._fields[self._key]
+        return self._values[self._place]
 
     def close(self) -> None:
         pass
 
 
 class Record:
-    """Declares an object: a rule per known field, and one for the fields that nobody told us of."""
+    """Declares an object: a rule per known field, and one for the fields that nobody told us of.
 
-    __slots__ = ("_rules", "_unknown", "grows", "unknown")
+    A record is declared once, for all objects of its kind: it holds the layouts that they share.
+    """
+
+    __slots__ = ("_grows", "_layouts", "_rules", "_unknown", "_unknown_grow", "layout")
 
     def __init__(self, unknown: Rule = Latest, /, **rules: Rule) -> None:
         self._rules = rules
         self._unknown = unknown
-        self.grows = {key: _grow_of(rule) for key, rule in rules.items()}
-        """How each known field grows if its value is kept bare; None for a field with a cell."""
-        self.unknown = _grow_of(unknown)
-        """The same for unknown fields."""
+        self._grows = {key: _grow_of(rule) for key, rule in rules.items()}
+        self._unknown_grow = _grow_of(unknown)
+        self._layouts = 0
+        self.layout = Layout(self, {}, [], shared=True)
+        """The layout of an object without fields."""
 
     def rule(self, key: str) -> Rule:
         """The rule for the field `key`."""
@@ -513,11 +588,16 @@ class Record:
 
     def grow(self, key: str) -> Grow | None:
         """How a field grows if its value is kept bare; None for a field with a cell."""
-        return self.grows.get(key, self.unknown)
+        return self._grows.get(key, self._unknown_grow)
 
     def knows(self, key: str) -> bool:
         """Whether the field has a rule of its own."""
         return key in self._rules
+
+    def count_layout(self) -> bool:
+        """Counts a layout that is to be shared. Returns whether one more may be."""
+        self._layouts += 1
+        return self._layouts <= MOST_LAYOUTS
 
     def __call__(self) -> Fields:
         return Fields(self)

@@ -6,8 +6,8 @@ sequences of JSON values (RFC 8259), and a value ends where its brackets close; 
 and decodes nothing.
 
 The rules: outside of values, white space and commas separate. A `[` there opens an array of frames and a `]` closes
-it. An object, a string, a number, `true`, `false` or `null` is a frame; so is an array inside the array. Brackets of
-both kinds are only counted: whether `{]` is JSON is the decoder's business. Anything else is junk.
+it. An object, a string, a number, `true`, `false` or `null` is a frame; so is an array inside the array, and OpenAI's end
+marker `[DONE]`, which looks like an array of a word. Brackets of both kinds are only counted: whether `{]` is JSON is the decoder's business. Anything else is junk.
 
 How it stays linear: the regular expressions are written so that they never go back (possessive). One tries for a
 whole value at once; most values come whole, and it is the quickest. If that fails, which can happen once a value,
@@ -37,6 +37,7 @@ from streamfold.framing.framer import (
 __all__ = ["JSONText"]
 
 QUOTE: Final = 0x22
+DONE: Final = b"DONE"
 OPENING: Final = frozenset(b"[{")
 
 SEPARATORS: Final = re.compile(rb"[ \t\r\n,]*+")
@@ -228,6 +229,8 @@ class JSONText(Tally):
             self.dropped_bytes += len(value)
         elif len(value) > self._max:
             self._drop(OVERSIZED_EVENT, len(value))
+        elif kind == "word" and value == DONE and self._in_array:
+            payloads.append(b"[DONE]")
         elif kind == "word" and not SCALAR.fullmatch(value):
             self._junk(len(value))
         else:

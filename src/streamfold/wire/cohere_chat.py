@@ -208,7 +208,11 @@ class CohereChat(Fold):
         index = self._index(event, len(entries))
         if entries.at(index) is not None:
             self.flag("block_index_reused")
-        return CHUNK | self._open(key, index, value)
+        flags = CHUNK
+        for place, each in enumerate(value if isinstance(value, list) else (value,)):
+            # Several citations share the place of one. What grows later must be told apart.
+            flags |= self._open(key, index if key == "citations" else index + place, each)
+        return flags
 
     def _open(self, key: str, index: int, value: Any) -> int:
         if not isinstance(value, dict):

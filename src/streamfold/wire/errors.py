@@ -2,7 +2,7 @@
 
 A provider that has said HTTP 200 can only report a failure inside the stream, and each does it in its own way:
 `{"error": {...}}` (OpenAI, Anthropic, Gemini), `{"error": "text"}` (Ollama), `{"object": "error", "message": ...}`
-(vLLM), `{"detail": ...}` (a Python server), `{"base_resp": {"status_code": 1008, "status_msg": ...}}` (MiniMax, where
+(vLLM), `{"error": "text", "error_type": ...}` (TGI), `{"detail": ...}` (a Python server), `{"base_resp": {"status_code": 1008, "status_msg": ...}}` (MiniMax, where
 the code is its own and 0 is none), an SSE event named `error` with anything in it.
 """
 
@@ -31,6 +31,18 @@ _STATUS_OF = {
     "overloaded_error": 529,
 }
 """HTTP status of the error types that OpenAI's and Anthropic's documents give one for."""
+
+
+_STATUS_OF_TGI = {
+    "overloaded": 429,
+    "validation": 422,
+    "template_error": 422,
+    "missing_template_variable": 422,
+    "tool_error": 422,
+    "generation": 424,
+    "incomplete_generation": 500,
+}
+"""HTTP status that TGI (and servers that grew from it) answer with for an `error_type`."""
 
 
 BARE = frozenset(
@@ -73,8 +85,13 @@ NESTED = 8
 """Levels at which an error inside an error is looked for."""
 
 
-def error_details(error: Any, *, status: int | None = None) -> ErrorDetails:
-    """An error in any spelling as the record has it. Nothing is invented: what was not said stays null."""
+def error_details(
+    error: Any, *, status: int | None = None, beside: Mapping[str, Any] | None = None
+) -> ErrorDetails:
+    """An error in any spelling as the record has it. Nothing is invented: what was not said stays null.
+
+    `beside` is the object that the error was a field of: where the error is a mere text, its type stands there (TGI).
+    """
     if isinstance(error, ErrorDetails):
         return error
     if isinstance(error, BaseException):
@@ -85,13 +102,16 @@ def error_details(error: Any, *, status: int | None = None) -> ErrorDetails:
         status = status if status is not None else _int(error.get("status_code"))
         error = error["error"]
     if not isinstance(error, dict):
-        return ErrorDetails(message=_message(error), status_code=status, retryable=retryable(status))
+        kind = _text((beside or {}).get("error_type"))
+        status = status if status is not None else _STATUS_OF_TGI.get(kind or "")
+        return ErrorDetails(type=kind, message=_message(error), status_code=status, retryable=retryable(status))
     kind = _text(error.get("type")) or _text(error.get("status"))
     code = _text(error.get("code"))
     if code is None and "status_msg" in error:
         code = _text(error.get("status_code"))
     if status is None:
-        status = _int(error.get("status_code")) or _int(error.get("raw_status_code"))  # the latter is Mistral's
+        for name in ("status_code", "raw_status_code", "http_status_code"):  # the latter are Mistral's and TGI's
+            status = status or _int(error.get(name))
         status = status or _http(error.get("code")) or _http(error.get("status"))
     if status is None:
         status = _STATUS_OF.get(code or "") or _STATUS_OF.get(kind or "")

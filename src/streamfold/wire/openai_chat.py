@@ -48,6 +48,7 @@ from streamfold.wire.openai_message import (
     is_same_text,
     nameless_calls,
     objects,
+    of_one_token,
     resent_arguments,
 )
 from streamfold.wire.usage import is_consistent, openai_usage
@@ -75,8 +76,10 @@ CHUNK_RECORD = Record(
     object=Word,
     created=First,
     model=Model,
+    token=Skip,  # the newest one (Together)
     choices=Skip,  # folded by index, see `_add_choice`
     obfuscation=Skip,  # padding against traffic analysis
+    p=Skip,  # the same, of Mistral and of servers that pass it on
     sequence_number=Skip,  # of one chunk: a response has none
     system_fingerprint=Label,
     service_tier=Label,
@@ -94,6 +97,8 @@ STREAMED_OBJECTS = ("chat.completion.chunk", "chat.reasoning", "chat.reasoning.d
 
 LAST_OBJECTS = ("chat.completion", "chat.completion.done")
 """What the last chunk may call itself: a whole response where a stream was expected, or the end of Perplexity's."""
+
+NUMBERS = (float, int)
 
 FAILURES = ("error", "network_error", "insufficient_system_resource", "abort")
 """Finish reasons of an answer that the server could not finish: OpenRouter, Zhipu, DeepSeek, vLLM."""
@@ -114,6 +119,7 @@ class OpenAIChat(Fold):
 
     format: ClassVar[str] = "openai-chat"
     stream_type: ClassVar[StreamType] = StreamType.CHAT_COMPLETION
+    noise: ClassVar[tuple[str, ...]] = ("p",)
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +133,7 @@ class OpenAIChat(Fold):
                 return self._add_helper_event(event)
             error = error_of(event, name)
             if error is not None:
-                self._fail(error)
+                self._fail(error, event)
                 if error is event:  # a frame that is nothing but an error
                     self._top.add({"error": event})
                     return CHUNK
@@ -173,6 +179,9 @@ class OpenAIChat(Fold):
             self.finished = True
         if not flags and cell.get("delta") is None:
             flags = _whole_brings(choice)
+        logprobs = choice.get("logprobs")
+        if logprobs is not None and type(logprobs) in NUMBERS:
+            choice = {**choice, "logprobs": of_one_token(logprobs, delta)}
         cell.add(choice)
         if choice.get("error"):
             self._fail(choice["error"])
@@ -194,10 +203,10 @@ class OpenAIChat(Fold):
         chunk = event.get("chunk")
         return self.add_event(chunk) if isinstance(chunk, dict) else 0
 
-    def _fail(self, error: Any) -> None:
+    def _fail(self, error: Any, beside: JSON | None = None) -> None:
         """Takes an error. The first one that says anything stays: what follows it is its consequence."""
         if self.error is None or not self.error.message:
-            self.error = error_details(error)
+            self.error = error_details(error, beside=beside)
 
     def _look_for_plain(self, choice: Mapping[str, Any]) -> None:
         """Marks the frame as one whose whole effect is one string appended, if it is. See `repeat.py`."""
@@ -205,6 +214,8 @@ class OpenAIChat(Fold):
         if not isinstance(delta, dict):
             return
         if choice.get("logprobs") or choice.get("token_ids") or choice.get("message") or choice.get("text"):
+            return
+        if choice.get("logprobs") == 0:  # a certain token
             return
         index = index_of(choice.get("index")) or 0
         message = self._choices[index].get("delta") if self._choices is not None else None
@@ -220,7 +231,7 @@ class OpenAIChat(Fold):
         top = self._top.value()
         if top is None:
             return None
-        for key in ("obfuscation", "sequence_number"):
+        for key in ("obfuscation", "p", "sequence_number", "token"):
             top.pop(key, None)
         if self._choices is not None:
             top["choices"] = [_choice_value(index, self._choices[index]) for index in sorted(self._choices)]

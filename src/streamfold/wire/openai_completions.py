@@ -20,7 +20,8 @@ from streamfold.growth import Extend, Fields, First, Identity, Latest, Merge, Re
 from streamfold.types import JSON, AccumulatedData, ChatMessage, Choice, ErrorDetails, StreamType
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
-from streamfold.wire.openai_chat import FAILURES, finish_reason
+from streamfold.wire.openai_chat import FAILURES, NUMBERS, finish_reason
+from streamfold.wire.openai_message import of_one_token
 from streamfold.wire.usage import openai_usage
 
 __all__ = ["OpenAICompletions"]
@@ -96,6 +97,7 @@ COMPLETION = Record(
     choices=Skip,  # folded by index, see `_add_choice`
     obfuscation=Skip,  # padding against traffic analysis
     error=Skip,
+    error_type=Skip,
     usage=Merge,
 )
 
@@ -120,7 +122,7 @@ class OpenAICompletions(Fold):
     def add_event(self, event: JSON, name: str | None = None) -> int:
         error = error_of(event, name)
         if error is not None:
-            self.error = error_details(error)
+            self.error = error_details(error, beside=event)
         elif event and event.keys().isdisjoint(KNOWN):
             return self._add_value(event) if isinstance(event.get("value"), str) else self.keep_unknown(event)
         self._top.add(event)
@@ -194,6 +196,8 @@ class OpenAICompletions(Fold):
         """Marks the frame as one whose whole effect is its text appended, if it is. See `repeat.py`."""
         if choice.get("logprobs") or choice.get("token_ids") or choice.get("error") or self.error is not None:
             return
+        if choice.get("logprobs") == 0:  # a certain token
+            return
         if choice.get("delta") or any(choice.get(key) for key in REASONING_KEYS):
             return
         cell = self._choice(index_of(choice.get("index")) or 0)
@@ -212,6 +216,9 @@ class OpenAICompletions(Fold):
         out = out or {}
         out.pop("obfuscation", None)
         out.pop("error", None)
+        out.pop("error_type", None)
+        if out.get("object") == "completion.chunk":
+            out["object"] = "text.completion"  # which Together, unlike others, calls by two names
         if self._choices is not None:
             out["choices"] = [self._choices[index].value() or {} for index in sorted(self._choices)]
         return {**out, **unknown}
@@ -259,10 +266,14 @@ class OpenAICompletions(Fold):
 
 def _as_completion(choice: Mapping[str, Any]) -> Mapping[str, Any]:
     """A choice without the `delta` that some servers put beside the text (Together), or in its place."""
-    if "delta" not in choice:
+    logprobs = choice.get("logprobs")
+    is_one = type(logprobs) in NUMBERS
+    if "delta" not in choice and not is_one:
         return choice
-    delta = choice["delta"]
+    delta = choice.get("delta")
     out = {key: value for key, value in choice.items() if key != "delta"}
+    if is_one:
+        out["logprobs"] = of_one_token(logprobs, delta, choice.get("text"))
     if "text" not in out and isinstance(delta, Mapping) and "content" in delta:
         out["text"] = delta["content"]
     return out

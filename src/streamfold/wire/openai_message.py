@@ -7,7 +7,7 @@ servers disagree about what names a call; `ToolCalls` says how that is settled. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -258,7 +258,8 @@ class ToolCalls:
     What names a call, in order: its `index` (an identity, not a position: it may start at 1), within an index its
     `id` together with a function name (servers that send whole calls give all of them index 0), and for entries
     without an index the id, else the call that was open last. An id that changes without a name belongs to the same
-    call. Empty strings name nothing; where all that is left to tell two calls apart is that both are whole, that does.
+    call. Several entries of one chunk that have none of this are of the calls at their places. Empty strings name
+    nothing; where all that is left to tell two calls apart is that both are whole, that does.
     """
 
     __slots__ = ("_calls", "_last", "_next", "_open", "_shut")
@@ -275,10 +276,22 @@ class ToolCalls:
             value = (value,)
         if not isinstance(value, list | tuple):
             return
+        if len(value) > 1 and self._add_side_by_side(value):
+            return
         fresh: Fields | None = None  # the call that this very chunk has spoken of last
         for entry in value:
             if isinstance(entry, dict):
                 fresh = self._add_entry(entry, fresh)
+
+    def _add_side_by_side(self, entries: Sequence[Any]) -> bool:
+        """Takes entries that nothing names but their places in the chunk: each goes on with the call at its place."""
+        calls = self._calls
+        if calls is None or len(entries) > len(calls) or not all(_is_nameless(entry) for entry in entries):
+            return False
+        for (_, call), entry in zip(calls, entries, strict=False):
+            call.add(entry)
+            self._last = call
+        return True
 
     def _add_entry(self, entry: Mapping[str, Any], fresh: Fields | None) -> Fields | None:
         index = index_of(entry.get("index"))
@@ -383,6 +396,13 @@ def _name_in(entry: Mapping[str, Any]) -> Any:
         if isinstance(part, dict) and part.get("name"):
             return part["name"]
     return None
+
+
+def _is_nameless(entry: Any) -> bool:
+    """Whether nothing in an entry says which call it is of."""
+    return isinstance(entry, dict) and not (
+        entry.get("id") or index_of(entry.get("index")) is not None or _name_in(entry)
+    )
 
 
 def _opens_nameless(entry: Mapping[str, Any], current: Fields, fresh: Fields | None) -> bool:
@@ -625,6 +645,20 @@ LOGPROBS = Record(
     top_logprobs=Extend,
     text_offset=Extend,
 )
+
+
+def of_one_token(logprob: float, token: Any, text: Any = None) -> JSON | None:
+    """A bare log probability as a stretch of the lists that the unstreamed response has in its place (Together).
+
+    `token` is the delta that it came with, `text` what stands outside of that. None if nothing was said to be likely.
+    """
+    token = token if isinstance(token, Mapping) else {}
+    spelled = (text, token.get("content"), *(token.get(key) for key in REASONING_KEYS))
+    said = next((each for each in spelled if each and isinstance(each, str)), "")
+    if not said and token.get("token_id") is None:
+        return None
+    ids = {"token_ids": [token["token_id"]]} if "token_id" in token else {}
+    return {**ids, "tokens": [said], "token_logprobs": [logprob]}
 
 
 class Whole:

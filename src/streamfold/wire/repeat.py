@@ -35,7 +35,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import takewhile
+from itertools import repeat, takewhile
 from operator import itemgetter, methodcaller
 from typing import Any, Final
 
@@ -61,7 +61,7 @@ NEEDLE: Final = 12
 """Bytes that are searched for where a longer stretch is meant: enough to be rare, few enough to be quick."""
 
 FEW: Final = 64
-WINDOW: Final = 128
+WINDOW: Final = 256
 """Frames folded together, at first and at most. Few at first, because one that differs spoils the stretch;
 never too many, so that their bytes stay in the processor's cache."""
 
@@ -158,20 +158,22 @@ class Repeat:
     def _skim_many(self, data: bytes, at: int) -> tuple[int, int]:
         """From hole to hole the bytes are always the same, so one split finds all bodies.
 
-        It splits at the end of what is the same, since searching many bytes is slow; that the rest of it was there too
-        shows when all is put together again.
+        It splits at the end of what is the same, since searching many bytes is slow. That the rest of it was there too
+        shows in the length of what is left when it is taken off.
         """
         begin, end = self._begin, self._end
         between, needle = end + begin, begin[-NEEDLE:]
+        tail = between[: -len(needle)]
         at += len(begin)
-        stop = at + self._window * len(between)
-        pieces = data[at:stop].split(needle)
+        stretch = data[at : at + self._window * len(between)]
+        pieces = stretch.split(needle)
         last = pieces.pop()
-        bodies = list(map(itemgetter(slice(len(needle) - len(between))), pieces))
-        if not data.startswith(between.join([*bodies, b""]), at):
-            alike = sum(1 for _ in takewhile(methodcaller("endswith", between[: -len(needle)]), pieces))
+        bodies = list(map(bytes.removesuffix, pieces, repeat(tail)))
+        cut_off = len(stretch) - len(last) - len(b"".join(bodies))
+        if cut_off != len(pieces) * len(between):
+            alike = sum(1 for _ in takewhile(methodcaller("endswith", tail), pieces))
             bodies, last = bodies[:alike], pieces[alike]
-        elif stop < len(data):
+        elif len(stretch) < len(data) - at:
             self._window = min(WINDOW, 2 * self._window)
         final, found, _ = last.partition(end)
         if found:
@@ -181,7 +183,7 @@ class Repeat:
             bodies, text = self._readable(bodies)
         if not bodies:
             return 0, 0
-        return len(between.join(bodies)) + len(between), self.take(text, len(bodies))
+        return len(b"".join(bodies)) + len(bodies) * len(between), self.take(text, len(bodies))
 
     @property
     def _prefix(self) -> bytes:
