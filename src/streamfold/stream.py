@@ -15,8 +15,8 @@ transport saw (a hang-up, a reset) only counts if the protocol had not ended by 
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol, Self
 import msgspec
 
 from streamfold.errors import UsageError
-from streamfold.framing import SSE, AutoFramer, Framer
+from streamfold.framing import SSE, AutoFramer, Framer, framer_of
 from streamfold.processed import ProcessedStreamResponse, ResponseType
 from streamfold.sequence import Sequence
 from streamfold.tape import Tape
@@ -260,12 +260,13 @@ class StreamAccumulator:
         self._bytes += len(data)
         framer = self._framer
         if framer is None:
-            framer = self._framer = self._fold.framer() if self._fold is not None else AutoFramer()
+            framer = self._fold.framer() if self._fold is not None else AutoFramer()
+            framer = self._framer = framer_of(data) if type(framer) is AutoFramer else framer
         walks = self._tape is None and CR not in data
         step = BETWEEN_RUNS
         at = 0
         while at < len(data):
-            if walks and type(framer) is SSE and (begun := framer.begun()) is not None:
+            if walks and type(framer) is SSE and (begun := framer.begun(data)) is not None:
                 if begun:
                     data, at = begun + data[at:], 0
                 at, ran = self._walk(framer, data, at, now)
@@ -369,7 +370,7 @@ class StreamAccumulator:
     def request_id(self) -> str:
         """The id given by the caller, or one made up when it is first asked for."""
         if self._request_id is None:
-            self._request_id = uuid.uuid4().hex
+            self._request_id = os.urandom(16).hex()
         return self._request_id
 
     @property

@@ -3,7 +3,7 @@
 Source: WHATWG HTML 9.2 (`SSE`), NDJSON (`NDJSON`), RFC 8259 (`JSONText`), AWS event stream encoding (`AWSEventStream`).
 """
 
-from streamfold.framing.auto import FRAMINGS, AutoFramer, detect
+from streamfold.framing.auto import FRAMINGS, AutoFramer, detect, framer_of
 from streamfold.framing.aws_eventstream import AWSEventStream
 from streamfold.framing.framer import Framer, Frames
 from streamfold.framing.json_text import JSONText
@@ -22,4 +22,5 @@ __all__ = [
     "JSONText",
     "Raw",
     "detect",
+    "framer_of",
 ]

@@ -19,7 +19,7 @@ from streamfold.framing.ndjson import NDJSON
 from streamfold.framing.raw import Raw
 from streamfold.framing.sse import SSE
 
-__all__ = ["FRAMINGS", "AutoFramer", "detect"]
+__all__ = ["FRAMINGS", "AutoFramer", "detect", "framer_of"]
 
 FRAMINGS: Final[dict[str, type[SSE] | type[NDJSON] | type[JSONText] | type[AWSEventStream] | type[Raw]]] = {
     "sse": SSE,
@@ -56,6 +56,12 @@ def detect(first: bytes, at_end: bool = False) -> str | None:
     if body.startswith(b"{"):
         return detect_object(body, full, at_end)
     return "sse" if begins_text(body) else "raw"
+
+
+def framer_of(first: bytes) -> Framer:
+    """The framer of a body that begins with these bytes; one that goes on looking when they do not tell."""
+    framing = detect(first)
+    return FRAMINGS[framing]() if framing is not None else AutoFramer()
 
 
 def detect_binary(window: bytes, at_end: bool) -> str | None:

@@ -6,8 +6,9 @@ sequences of JSON values (RFC 8259), and a value ends where its brackets close; 
 and decodes nothing.
 
 The rules: outside of values, white space and commas separate. A `[` there opens an array of frames and a `]` closes
-it. An object, a string, a number, `true`, `false` or `null` is a frame; so is an array inside the array, and OpenAI's end
-marker `[DONE]`, which looks like an array of a word. Brackets of both kinds are only counted: whether `{]` is JSON is the decoder's business. Anything else is junk.
+it. An object, a string, a number, `true`, `false` or `null` is a frame; so is an array inside the array, and OpenAI's
+end marker `[DONE]`, which looks like an array of a word. Brackets of both kinds are only counted: whether `{]` is JSON
+is the decoder's business. Anything else is junk.
 
 How it stays linear: the regular expressions are written so that they never go back (possessive). One tries for a
 whole value at once; most values come whole, and it is the quickest. If that fails, which can happen once a value,

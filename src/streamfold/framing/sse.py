@@ -33,6 +33,7 @@ from functools import lru_cache
 from typing import Final
 
 from streamfold.framing.framer import (
+    BOM,
     DEFAULT_MAX_FRAME_BYTES,
     OVERSIZED_EVENT,
     UNTERMINATED_EVENT,
@@ -105,12 +106,15 @@ class SSE(Tally):
         """What stood before the payload of the last event."""
         return self._head
 
-    def begun(self) -> bytes | None:
-        """Hands over the held bytes, for a caller that puts them before the next ones and uses `cut` on both.
+    def begun(self, data: bytes) -> bytes | None:
+        """Hands over the held bytes, for a caller that puts them before `data` and uses `cut` on both.
 
         What it does not cut is to be fed again. None when that would not be right or not be cheap: between CR and LF,
-        in a long event.
+        in a long event, where a byte order mark may be.
         """
+        if self._at_start and not self._tail and data and not data.startswith(BOM[:1]):
+            self._at_start = False
+            self._unusual = self._after_cr or self._skipping
         tail = self._tail
         if self._unusual or len(tail) > SHORT:
             return None
@@ -122,18 +126,15 @@ class SSE(Tally):
 
         None if the next event is not complete, or not of the usual shape; then it is for `feed`.
         """
-        end = data.find(b"\n\n", at)
-        if not at < end <= at + self._max:
-            return None
-        start = data.find(b"data:", at, end) + len(b"data:")
+        start = data.find(b"data:", at, at + LONGEST_HEAD) + len(b"data:")
         if data.startswith(b" ", start):
             start += 1
-        known = usual(data[at:start]) if at < start < end and start - at <= LONGEST_HEAD else None
-        payload = data[start:end]
-        if known is None or LF in payload:
+        known = usual(data[at:start]) if start > at else None
+        end = data.find(b"\n", start)  # one byte is sought much quicker than two
+        if known is None or not start < end <= at + self._max or not data.startswith(b"\n", end + 1):
             return None
         self._head, self._name, self._separator, self._spaced = known
-        return end + 2, payload, self._name
+        return end + 2, data[start:end], self._name
 
     def feed(self, data: Readable) -> Frames:
         """Takes bytes as read and returns the events that they complete."""
@@ -155,7 +156,7 @@ class SSE(Tally):
         """Returns the last event if its blank line never came, with the code `unterminated_event`."""
         payloads: list[bytes] = []
         names: list[str | None] = []
-        if not self._skipping:
+        if self._tail and not self._skipping:
             self._each(bytes(self._tail), payloads, names)
         if payloads:
             self._note(UNTERMINATED_EVENT)
