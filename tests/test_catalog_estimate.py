@@ -68,6 +68,14 @@ def test_never_more_than_was_allowed(text, asked, possible):
     assert found is None or found.completion_tokens <= min(asked, possible)
 
 
+def test_never_more_than_the_window():
+    """Where nobody says how long an answer of the model can be, it is no longer than the model's window."""
+    found = estimate_usage(broken("many words " * 1000), {}, Limits(context_window=50))
+    assert found.completion_tokens == 50
+    found = estimate_usage(broken("many words " * 1000), {}, Limits(context_window=50, max_output_tokens=20))
+    assert found.completion_tokens == 20
+
+
 ALLOWED = {
     "OpenAI": {"max_completion_tokens": 3},
     "Responses": {"max_output_tokens": 3},

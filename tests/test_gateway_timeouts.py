@@ -206,6 +206,7 @@ async def test_drained_answer_tells_its_usage(tmp_path: Path, noticed: asyncio.E
 
     assert (row.status, row.total_tokens, row.finish_reason) == ("cancelled", 3, "stop")
     assert decoded(row)["output_message"]["content"] == "Half of it"
+    assert "drained" in decoded(row)["integrity"]["anomalies"]
 
 
 @pytest.mark.parametrize(
@@ -227,6 +228,7 @@ async def test_draining_is_bounded(tmp_path: Path, noticed: asyncio.Event, drain
         row = await gateway.row()
 
     assert row.status == "cancelled"
+    assert rest or "drained" not in decoded(row)["integrity"]["anomalies"]
     assert decoded(row)["output_message"]["content"].startswith("Half of ")
 
 

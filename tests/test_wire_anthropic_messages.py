@@ -401,6 +401,16 @@ def test_progress_hints_are_no_part_of_the_block() -> None:
     assert response_of(events)["content"] == [{"type": "thinking", "thinking": "aaa"}]
 
 
+def test_connector_text_grows_like_text() -> None:
+    """What the model says between calls may come in blocks of their own, which are signed as thinking is."""
+    deltas = [delta(0, "connector_text_delta", connector_text=piece) for piece in ("Let me ", "look.")]
+    events = [begin(), opened(0, type="connector_text", connector_text=""), *deltas]
+    fold = fold_of([*events, delta(0, "signature_delta", signature="S"), stopped(0), end("end_turn"), STOP])
+    block = {"type": "connector_text", "connector_text": "Let me look.", "signature": "S"}
+    assert (fold.response() or {})["content"] == [block]
+    assert fold.anomalies == []
+
+
 @pytest.mark.parametrize("said", [{}, {"citations": None}, {"citations": []}, {"citations": [{"n": 0}]}])
 def test_citations_are_appended(said: JSON) -> None:
     """Citations follow those of the block's start, whether that had none, null or some."""

@@ -203,6 +203,15 @@ def test_is_recognised(name):
     assert streamfold.read(twin_of(name)).format == FORMAT
 
 
+def test_an_exception_alone_is_recognised():
+    """A stream that is nothing but an exception is an error in this format, in a frame and as boto3 gives it."""
+    event = {"throttlingException": {"message": "Too many requests."}}
+    for body in (frames([event]), json.dumps(event).encode()):
+        data = streamfold.fold(body).data
+        assert (data.format, data.status, data.response) == (FORMAT, "error", event)
+        assert data.error_details.status_code == 429
+
+
 # ---------------------------------------------------------------------------------------------- the neutral view
 
 

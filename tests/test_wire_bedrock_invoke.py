@@ -187,6 +187,33 @@ def test_several_texts():
     ]
 
 
+PEGASUS = [
+    ([{"message": "A harbour"}, {"message": " at night."}, {"message": "", "finishReason": "stop"}], "in pieces"),
+    ([{"delta": "A harbour"}, {"delta": " at night.", "finishReason": "stop"}], "as deltas"),
+    ([{"delta": "A harbour"}, {"message": "A harbour at night.", "finishReason": "stop"}], "said again at the end"),
+    ([{"message": "A harbour at night.", "finishReason": "stop"}], "whole"),
+]
+
+
+@pytest.mark.parametrize("payloads", [case[0] for case in PEGASUS], ids=[case[1] for case in PEGASUS])
+def test_pegasus(payloads):
+    """TwelveLabs' chunks hold a bare message, which is text there and no refused request."""
+    metrics = {METRICS: {"inputTokenCount": 9, "outputTokenCount": 4}}
+    data = done_of([*payloads[:-1], {**payloads[-1], **metrics}])
+    assert data.response == {"message": "A harbour at night.", "finishReason": "stop", **metrics}
+    assert (data.status, data.integrity.anomalies) == ("success", [])
+    assert (data.output_message.content, data.finish_reason) == ("A harbour at night.", "stop")
+    assert (data.token_usage.total_tokens, data.stream_type) == (13, "text.completion")
+    assert streamfold.read({"message": "A harbour.", "finishReason": "length"}, FORMAT).data.finish_reason == "length"
+
+
+def test_pegasus_that_is_cut():
+    """Text without a reason is a truncated answer; a bare message outside a chunk is still a refused request."""
+    data = done_of([{"message": "A harbour"}])
+    assert (data.status, data.output_message.content, data.finish_reason) == ("truncated", "A harbour", None)
+    assert streamfold.fold(b'{"message":"Too many tokens."}', format=FORMAT).data.status == "error"
+
+
 def test_arguments_are_the_text_that_was_sent():
     """What only the inner stream knew, a tool's arguments as streamed, reaches the record."""
     data = done_of(payloads_of("anthropic"))

@@ -14,7 +14,7 @@ from openai.lib.streaming.chat._completions import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 import streamfold
-from streamfold.testing import cuts, fold_pieces, stable
+from streamfold.testing import cuts, fold_pieces, sse, stable
 from streamfold.types import AccumulatedData
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.openai_chat import OpenAIChat, finish_reason
@@ -288,6 +288,15 @@ CALLS = [
         "neither, both in one chunk",
         [delta({"tool_calls": [{"function": {"name": "f"}}, {"function": {"name": "g", "arguments": "{}"}}]})],
         [(None, "f", None), (None, "g", "{}")],
+    ),
+    (
+        "nothing but their places in the chunk",
+        [
+            delta({"tool_calls": [{"id": "x", "function": {"name": "f"}}, {"id": "y", "function": {"name": "g"}}]}),
+            delta({"tool_calls": [{"function": {"arguments": '{"a"'}}, {"function": {"arguments": "{"}}]}),
+            delta({"tool_calls": [{"function": {"arguments": ":1}"}}, {"function": {"arguments": "}"}}]}),
+        ],
+        [("x", "f", WHOLE), ("y", "g", "{}")],
     ),
     ("starts at 1", [call("", name="f", id="x", index=1), call(WHOLE, index=1)], [("x", "f", WHOLE)]),
     (
@@ -650,7 +659,10 @@ LONE_LOGPROBS = {
     "of reasoning": ([delta({"reasoning": "Hm"}, logprobs=-1)], {"tokens": ["Hm"], "token_logprobs": [-1]}),
     "of no token": ([delta({"role": "assistant"}, logprobs=0), delta({}, "stop", logprobs=0)], None),
     "lists, then a number": (
-        [delta({"content": "a"}, logprobs={"tokens": ["a"], "token_logprobs": [-1]}), delta({"content": "b"}, logprobs=0)],
+        [
+            delta({"content": "a"}, logprobs={"tokens": ["a"], "token_logprobs": [-1]}),
+            delta({"content": "b"}, logprobs=0),
+        ],
         {"tokens": ["a", "b"], "token_logprobs": [-1, 0]},
     ),
 }
@@ -1041,6 +1053,27 @@ ERRORS = [
         (None, "1008", "insufficient balance", None),
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    "padding",
+    [
+        lambda n: {"p": "abcdefghijklmnopqrstuvwxyz"[: 1 + n % 26]},
+        lambda n: {"obfuscation": "x" * (1 + n % 7)},
+        lambda n: {"sequence_number": n},
+        lambda n: {"prompt_progress": {"total": 40, "processed": n}},
+    ],
+    ids=["Mistral", "OpenAI", "numbers", "llama.cpp"],
+)
+def test_fields_of_a_chunk_that_no_response_has(padding):
+    """What pads, numbers or announces a chunk is no part of the response, however the bytes were cut."""
+    chunks = [{"object": "chat.completion.chunk", **delta({"content": f"{n} "}), **padding(n)} for n in range(40)]
+    body = sse([*chunks, delta({}, "stop")]) + b"data: [DONE]\n\n"
+    whole = streamfold.fold(body, format="openai-chat").data.response
+    assert whole.keys() == {"object", "choices"}
+    assert whole["choices"][0]["message"]["content"] == "".join(f"{n} " for n in range(40))
+    pieces = [body[at : at + 1] for at in range(len(body))]
+    assert streamfold.fold(pieces, format="openai-chat").data.response == whole
 
 
 @pytest.mark.parametrize(("event", "name", "wanted"), [each[1:] for each in ERRORS], ids=[each[0] for each in ERRORS])

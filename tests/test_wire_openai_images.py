@@ -171,6 +171,22 @@ def test_names_without_types():
     assert fold.response() == {"data": [{"b64_json": "AAAB"}]}
 
 
+def test_usage_in_a_frame_of_its_own():
+    """A frame of a gateway that holds only the usage is counted, and is nothing unknown."""
+    fold = folded(preview(0, "AAAA"), completed("AAAB"), {"usage": {"input_tokens": 3, "output_tokens": 4}})
+    assert fold.anomalies == []
+    assert fold.response()["usage"] == {"input_tokens": 3, "output_tokens": 4}
+    assert viewed(fold).token_usage.completion_tokens == 4
+
+
+def test_completed_with_a_list():
+    """A completed event that brings its pictures in the list of the unstreamed response loses none of them."""
+    picture = {"url": "https://images.example.com/a.png", "revised_prompt": "A cat."}
+    fold = folded(preview(0, "AAAA"), {"type": "image_generation.completed", "size": "1024x1024", "data": [picture]})
+    assert fold.response() == {"size": "1024x1024", "data": [picture]}
+    assert (fold.finished, fold.ended) == (True, False), "another one may come"
+
+
 @pytest.mark.parametrize(
     "body",
     [

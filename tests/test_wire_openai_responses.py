@@ -441,6 +441,12 @@ def test_a_husk_finishes_an_item_and_leaves_it_what_it_is():
     assert folded(events).response()["output"] == [reasoning, message("Hi")]
 
 
+def test_an_item_without_content_that_was_never_introduced():
+    """What finishes an item that no event told of is the item, also if nothing stands in it."""
+    item = {"id": "rs_1", "type": "reasoning", "summary": []}
+    assert folded([created(), done(item), completed()]).response()["output"] == [item]
+
+
 def test_annotations_that_are_all_numbered_0():
     """Annotations under one number are all kept; one that comes again is not taken twice."""
     notes = [{**ANNOTATION, "start_index": each} for each in range(3)]
@@ -530,6 +536,32 @@ ANNOTATION = {"type": "url_citation", "url": "https://e.example"}
             {"type": "output_audio", "transcript": "Hello", "data": "AAECAwQF"},
         ),
         ([{"type": "response.web_search_call.searching", "output_index": 0}], ("status",), "searching"),
+        # The names of these events in OpenAI's first documents.
+        (
+            [
+                {"type": "response.mcp_call.arguments.delta", "output_index": 0, "delta": '{"a"'},
+                {"type": "response.mcp_call.arguments.delta", "output_index": 0, "delta": ":1}"},
+            ],
+            ("arguments",),
+            '{"a":1}',
+        ),
+        (
+            [
+                {"type": "response.code_interpreter_call.code.delta", "output_index": 0, "delta": "1 "},
+                {"type": "response.code_interpreter_call.code.done", "output_index": 0, "code": "1 + 1"},
+            ],
+            ("code",),
+            "1 + 1",
+        ),
+        (
+            [
+                text_delta("x"),
+                {"type": "response.output_text_annotation.added", "output_index": 0, "content_index": 0}
+                | {"annotation_index": 0, "annotation": ANNOTATION},
+            ],
+            ("content", 0, "annotations"),
+            [ANNOTATION],
+        ),
     ],
 )
 def test_families_of_events(events, path, value):
@@ -538,6 +570,63 @@ def test_families_of_events(events, path, value):
     for step in path:
         node = node[step]
     assert node == value
+
+
+def test_the_status_of_a_tool_that_nobody_knows():
+    """An event that only says how far a tool has come sets the status of its item, and is no unknown event."""
+    item = {"id": "t_1", "type": "weather_call", "status": "in_progress"}
+    progress = {"type": "response.weather_call.reading", "item_id": "t_1", "output_index": 0, "sequence_number": 2}
+    fold = folded([created(), added(item), progress])
+    assert fold.response()["output"] == [{**item, "status": "reading"}]
+    # An item of another type than the event names keeps its status: xAI runs a search as a custom call.
+    call = {"id": "t_1", "type": "custom_tool_call", "call_id": "c", "name": "x_search", "status": "in_progress"}
+    other = folded([created(), added(call), {**progress, "type": "response.x_search_call.completed"}])
+    assert other.response()["output"][0]["status"] == "in_progress"
+    assert fold.anomalies == other.anomalies == []
+    more = folded([created(), added(item), {**progress, "found": 3}])
+    assert more.anomalies == ["unknown_event"]
+
+
+def test_a_call_that_ends_as_what_it_found():
+    """Perplexity announces a call of its own tool, tells of it, and ends it as another item: none of it is odd."""
+    call = {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "search_web", "arguments": "{}"}
+    found = {"type": "search_results", "queries": ["tides"], "results": [{"id": 1, "url": "https://tides.example"}]}
+    events = [
+        created(),
+        {"type": "response.reasoning.started", "thought": "Let me see."},
+        added({**call, "status": "completed"}),
+        {"type": "response.reasoning.search_queries", "call_id": "c", "queries": ["tides"], "thought": "Searching"},
+        {"type": "response.reasoning.search_results", "call_id": "c", "results": found["results"]},
+        done(found),
+        {"type": "response.reasoning.stopped"},
+        added({**message(""), "content": None}, 1),
+        text_delta("At six.", 1),
+        done(message("At six."), 1),
+    ]
+    for end in (completed([found, message("At six.")]), completed()):
+        fold = folded([*events, end])
+        assert fold.response()["output"] == [found, message("At six.")]
+        assert "unknown_events" not in fold.response()
+        assert fold.anomalies == []
+    assert viewed(fold.response()).tool_calls is None
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "codex.rate_limits", "plan_type": "pro", "rate_limits": {"primary": {"used_percent": 40.0}}},
+        {"type": "responsesapi.websocket_timing", "timing_metrics": {}},
+        {"type": "response.steer.accepted", "steer": {"id": "s_1"}},
+        {"type": "response.fusion_call.panel.delta", "item_id": "t_1", "model": "m", "delta": "x"},
+        {"type": "response.debug", "debug": {"echo_upstream_body": {}}},
+    ],
+)
+def test_events_beside_the_response(event):
+    """What tells of the account, the connection or a tool's doings has no place in the response, and is known."""
+    fold = folded([created(), event, text_delta("Hi"), completed()])
+    assert texts(fold.response()) == ["Hi"]
+    assert "unknown_events" not in fold.response()
+    assert fold.anomalies == []
 
 
 def test_spoken_output_is_audio_of_the_message():
@@ -709,6 +798,7 @@ def test_errors_in_all_spellings(error):
         ({"status": "incomplete", "incomplete_details": None}, None, "incomplete"),
         ({"status": "incomplete", "incomplete_details": {"reason": "steered"}}, None, "steered"),
         ({"status": "cancelled"}, None, "cancelled"),
+        ({"status": "requires_action", "output": [{"type": "function_call"}]}, "tool_calls", "requires_action"),
         ({"status": "completed", "output": [{"type": "custom_tool_call", "name": "f"}]}, "tool_calls", "completed"),
         # xAI runs its own tools as custom calls and then answers.
         ({"status": "completed", "output": [{"type": "custom_tool_call"}, message("Hi")]}, "stop", "completed"),
@@ -746,6 +836,14 @@ def test_a_last_event_without_its_response():
     assert fold.response()["status"] == "completed"
     assert texts(fold.response()) == ["Hi"]
     assert fold.anomalies == ["unexpected_shape"]
+
+
+def test_a_last_event_that_is_its_response():
+    """The fields of the response may stand in the last event itself; its type and number are none of them."""
+    end = {"type": "response.completed", "sequence_number": 3, "output": [message("Hi")], "usage": {"total_tokens": 3}}
+    fold = folded([text_delta("Hi"), end])
+    assert fold.response() == {"output": [message("Hi")], "usage": {"total_tokens": 3}, "status": "completed"}
+    assert (fold.ended, fold.anomalies) == (True, [])
 
 
 def test_arguments_that_are_not_there_yet():
@@ -881,6 +979,9 @@ def test_it_is_recognised():
     assert streamfold.read(last_response(events_of("text")), format="auto").format == "openai-responses"
     assert not OpenAIResponses.recognises({"type": "message_start"}, "message_start")
     assert not OpenAIResponses.recognises({"type": "error"}, "error")
+    # Of the APIs whose errors have this type only this one numbers them.
+    error = {"type": "error", "error": {"type": "server_error", "message": "m"}, "sequence_number": 2}
+    assert streamfold.fold(sse([error]), format="auto").data.error_details.message == "m"
 
 
 def test_text_under_new_ids_is_one_text():

@@ -21,14 +21,16 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from sys import intern
-from typing import Any, Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 __all__ = [
     "Bare",
     "Base64",
+    "ByIndex",
     "Cell",
     "Extend",
     "Fields",
@@ -69,6 +71,7 @@ class Cell(Protocol):
 
 Rule = Callable[[], Cell]
 Grow = Callable[[Any, Any], Any]
+Entry = TypeVar("Entry")
 
 
 def is_empty(value: Any) -> bool:
@@ -149,29 +152,30 @@ def _shared(value: Any) -> Any:
     return intern(value) if type(value) is str and len(value) <= LONGEST_WORD else value
 
 
-class Identity:
-    """`First` that notices when a later value disagrees (`id`, `model`)."""
+class Identity(Scalar):
+    """`First` that notices when a later value disagrees (`id`, `model`).
 
-    __slots__ = ("_value", "changed")
+    In a record the value is bare until that happens; from then on an `Identity` that has `changed` stands there.
+    """
 
-    def __init__(self) -> None:
-        self._value: Any = None
-        self.changed = False
+    __slots__ = ("changed",)
+
+    def __init__(self, value: Any = None, *, changed: bool = False) -> None:
+        self._value = value
+        self.changed = changed
+
+    @staticmethod
+    def grow(old: Any, new: Any) -> Any:
+        if not new or new == old or isinstance(old, Identity):
+            return new if old is None else old
+        return Identity(old, changed=True) if old else new
 
     def add(self, value: Any) -> None:
-        if value and value != self._value:
-            if self._value:
-                self.changed = True
-            else:
-                self._value = value
-        elif self._value is None:
-            self._value = value
-
-    def value(self) -> Any:
-        return self._value
-
-    def close(self) -> None:
-        pass
+        grown = self.grow(self._value, value)
+        if isinstance(grown, Identity):
+            self.changed = True
+        else:
+            self._value = grown
 
 
 class Model(Identity):
@@ -179,9 +183,9 @@ class Model(Identity):
 
     __slots__ = ()
 
-    def add(self, value: Any) -> None:
-        if value != self._value:
-            super().add(_shared(value))
+    @staticmethod
+    def grow(old: Any, new: Any) -> Any:
+        return Identity.grow(old, _shared(new))
 
 
 class Skip(Scalar):
@@ -399,10 +403,10 @@ class Layout:
     object that has no like gets a layout of its own, which grows with it.
     """
 
-    __slots__ = ("_longer", "_record", "grows", "places")
+    __slots__ = ("_longer", "grows", "places", "record")
 
     def __init__(self, record: Record, places: dict[str, int], grows: list[Grow | None], *, shared: bool) -> None:
-        self._record = record
+        self.record = record
         self._longer: dict[str, Layout] | None = {} if shared else None
         """The shared layouts with one field more, by its name; None for an object's own layout."""
         self.places = places
@@ -411,18 +415,17 @@ class Layout:
 
     def longer(self, key: str) -> Layout:
         """The layout with one field more, in the next place."""
-        grow = self._record.grow(key)
         if self._longer is None:
             self.places[key] = len(self.grows)
-            self.grows.append(grow)
+            self.grows.append(self.record.grow(key))
             return self
         found = self._longer.get(key)
-        if found is None:
-            shared = len(self.grows) < MOST_SHARED and len(key) <= LONGEST_WORD and self._record.count_layout()
-            found = Layout(self._record, {**self.places, key: len(self.grows)}, [*self.grows, grow], shared=shared)
-            if shared:
-                found = self._longer.setdefault(key, found)
-        return found
+        if found is not None:
+            return found
+        shared = len(self.grows) < MOST_SHARED and len(key) <= LONGEST_WORD and self.record.count_layout()
+        grows = [*self.grows, self.record.grow(key)]
+        longer = Layout(self.record, {**self.places, key: len(self.grows)}, grows, shared=shared)
+        return self._longer.setdefault(key, longer) if shared else longer
 
 
 MOST_LAYOUTS: Final = 256
@@ -435,10 +438,9 @@ MOST_SHARED: Final = 32
 class Fields:
     """A cell for an object whose fields grow by rules of their own. Made by a `Record`."""
 
-    __slots__ = ("_layout", "_record", "_shut", "_values")
+    __slots__ = ("_layout", "_shut", "_values")
 
     def __init__(self, record: Record) -> None:
-        self._record = record
         self._layout = record.layout
         # By place: bare values of scalar rules, cells of the others, None where nothing but null has come.
         self._values: list[Any] | None = None  # None: nothing but null so far
@@ -462,56 +464,62 @@ class Fields:
                 grow = grows[place]
                 old = values[place]
                 if grow is None:
-                    if old is None:
-                        old = self.cell(key)
-                    old.add(item)
+                    (self._made(key, place) if old is None else old).add(item)
                 elif grow is not _skip and (item != old if type(item) in PLAIN else item is not old):
                     values[place] = grow(old, item)
 
     def begin(self, key: str, value: Any) -> None:
         """Takes the first value of a field. After `close`, only of one that has a rule of its own."""
-        if self._shut and not self._record.knows(key):
+        if self._shut and not self._layout.record.knows(key):
             return
+        values, place = self._place(key)
         if value is None:
-            self._place(key)
+            return
+        grow = self._layout.grows[place]
+        if grow is not None:
+            values[place] = grow(values[place], value)
         else:
-            self.cell(key).add(value)
+            self._made(key, place).add(value)
 
-    def _place(self, key: str) -> int:
-        """Where the value of a field stands; at the end, if the field is new."""
+    def _place(self, key: str) -> tuple[list[Any], int]:
+        """Where the value of a field stands; behind the others, if the field is new."""
+        values = self._values
+        if values is None:
+            values = self._values = []
         place = self._layout.places.get(key)
         if place is None:
-            if self._values is None:
-                self._values = []
-            place = len(self._values)
             self._layout = self._layout.longer(key)
-            self._values.append(None)
-        return place
+            place = len(values)
+            values.append(None)
+        return values, place
+
+    def _made(self, key: str, place: int) -> Cell:
+        """A new cell, for a field that says something for the first time."""
+        cell = self._layout.record.rule(key)()
+        if self._shut:
+            cell.close()
+        self._values[place] = cell  # type: ignore[index]
+        return cell
 
     def cell(self, key: str) -> Cell:
         """The cell of one field, made if need be."""
-        place = self._place(key)
-        values = self._values
-        assert values is not None
-        grow = self._layout.grows[place]
-        if grow is not None:
-            return Bare(values, place, grow)
-        cell: Cell | None = values[place]
-        if cell is None:
-            cell = values[place] = self._record.rule(key)()
-            if self._shut:
-                cell.close()
-        return cell
+        values, place = self._place(key)
+        cell = self._cell_at(place)
+        return cell if cell is not None else self._made(key, place)
 
     def get(self, key: str) -> Cell | None:
         """The cell of one field, if there is one: a field that only ever was null needs none."""
         place = self._layout.places.get(key)
-        if place is None or self._values is None:
-            return None
-        grow = self._layout.grows[place]
-        if grow is not None:
-            return Bare(self._values, place, grow)
-        cell: Cell | None = self._values[place]
+        return self._cell_at(place) if place is not None else None
+
+    def _cell_at(self, place: int) -> Cell | None:
+        """The cell in a place: a bare value is lent one."""
+        values = self._values
+        assert values is not None
+        grow, value = self._layout.grows[place], values[place]
+        if grow is not None and not isinstance(value, Identity):
+            return Bare(values, place, grow)
+        cell: Cell | None = value
         return cell
 
     def said(self, key: str) -> Any:
@@ -519,17 +527,14 @@ class Fields:
         place = self._layout.places.get(key)
         if place is None or self._values is None:
             return None
-        value = self._values[place]
-        return value if value is None or self._layout.grows[place] is not None else value.value()
+        return _said(self._values[place], self._layout.grows[place])
 
     def value(self) -> dict[str, Any] | None:
         if self._values is None:
             return None
         layout = self._layout
-        return {
-            key: value if value is None or grow is not None else value.value()
-            for key, grow, value in zip(layout.places, layout.grows, self._values, strict=True)
-        }
+        said = map(_said, self._values, layout.grows)
+        return dict(zip(layout.places, said, strict=True))
 
     def close(self) -> None:
         """Stops growth. A field that has a rule and comes only now (a finish reason) is still taken."""
@@ -537,6 +542,13 @@ class Fields:
         for grow, value in zip(self._layout.grows, self._values or (), strict=True):
             if grow is None and value is not None:
                 value.close()
+
+
+def _said(value: Any, grow: Grow | None) -> Any:
+    """What stands in the place of a field says: a bare value itself, a cell what it holds."""
+    if value is None or (grow is not None and not isinstance(value, Identity)):
+        return value
+    return value.value()
 
 
 PLAIN: Final = frozenset({str, int})
@@ -559,7 +571,7 @@ class Bare:
         self._values[self._place] = self._grow(self._values[self._place], value)
 
     def value(self) -> Any:
-        return self._values[self._place]
+        return _said(self._values[self._place], self._grow)
 
     def close(self) -> None:
         pass
@@ -604,10 +616,45 @@ class Record:
 
 
 def _grow_of(rule: Rule) -> Grow | None:
-    """The function of a scalar rule. A subclass with ways of its own to add is a cell."""
-    if isinstance(rule, type) and issubclass(rule, Scalar) and rule.add is Scalar.add and rule.value is Scalar.value:
-        return rule.grow
-    return None
+    """The function of a scalar rule."""
+    return rule.grow if isinstance(rule, type) and issubclass(rule, Scalar) else None
+
+
+class ByIndex(Generic[Entry]):
+    """Entries that are found by their index. Nearly always there is one, of index 0: a dict for it would be large."""
+
+    __slots__ = ("_others", "_zero")
+
+    def __init__(self) -> None:
+        self._zero: Entry | None = None
+        self._others: dict[int, Entry] | None = None
+
+    def get(self, index: int) -> Entry | None:
+        """The entry of that index."""
+        if index == 0:
+            return self._zero
+        return self._others.get(index) if self._others is not None else None
+
+    def put(self, index: int, entry: Entry) -> Entry:
+        """Adds an entry, or puts it in the place of another; returns it."""
+        if index == 0:
+            self._zero = entry
+        elif self._others is None:
+            self._others = {index: entry}
+        else:
+            self._others[index] = entry
+        return entry
+
+    def items(self) -> list[tuple[int, Entry]]:
+        """Indexes and entries, in order of the index."""
+        found = list(self._others.items()) if self._others is not None else []
+        if self._zero is not None:
+            found.append((0, self._zero))
+        return sorted(found, key=itemgetter(0))
+
+    def values(self) -> list[Entry]:
+        """The entries in order of their index."""
+        return [entry for _, entry in self.items()]
 
 
 class IndexedCells:
@@ -621,7 +668,7 @@ class IndexedCells:
 
     def __init__(self, entry: Rule) -> None:
         self._entry = entry
-        self._items: dict[int, Cell] | None = None  # None: nothing but null so far
+        self._items: ByIndex[Cell] | None = None  # None: nothing but null so far
         self._shut = False
 
     def add(self, value: Any) -> None:
@@ -632,28 +679,26 @@ class IndexedCells:
         if self._items is None:
             if self._shut:
                 return
-            self._items = {}
+            self._items = ByIndex()
         for place, item in enumerate(value):
             if isinstance(item, dict):
                 index = index_of(item.get("index"))
                 self._add_item(self._items, place if index is None else index, item)
 
-    def _add_item(self, items: dict[int, Cell], index: int, item: Mapping[str, Any]) -> None:
+    def _add_item(self, items: ByIndex[Cell], index: int, item: Mapping[str, Any]) -> None:
         cell = items.get(index)
         if cell is None:
             if self._shut:
                 return
-            cell = items[index] = self._entry()
+            cell = items.put(index, self._entry())
         cell.add(item)
 
     def value(self) -> list[Any] | None:
-        if self._items is None:
-            return None
-        return [self._items[index].value() for index in sorted(self._items)]
+        return None if self._items is None else [cell.value() for cell in self._items.values()]
 
     def close(self) -> None:
         self._shut = True
-        for cell in (self._items or {}).values():
+        for cell in self._items.values() if self._items is not None else ():
             cell.close()
 
 

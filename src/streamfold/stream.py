@@ -66,8 +66,11 @@ BETWEEN_RUNS = 512
 READ_SIZE = 24 * 1024
 """Bytes that are framed before a run of events that repeat is looked for again, at first and at most."""
 
+LONG = 16 * 1024
+"""Bytes of a read that are not copied for the few that are held from the read before."""
+
 STRETCH = 64 * 1024
-"""Bytes after which a longer body is asked whether it has become too large."""
+"""Bytes framed at once at most, after which the stream is asked whether it has become too large."""
 
 CR = 13
 BLANK_LINE = b"\n\n"
@@ -247,30 +250,36 @@ class StreamAccumulator:
             now = self._clock() if at is None else at
             if type(data) is not bytes:
                 data = bytes(data)
-            if len(data) <= STRETCH:
-                self._take(data, now)
-                return
-            for start in range(0, len(data), STRETCH):
-                self._take(data[start : start + STRETCH], now)
+            self._take(data, now)
         finally:
             lock.release()
 
     def _take(self, data: bytes, now: int) -> None:
         self._again = None
-        self._bytes += len(data)
         framer = self._framer
         if framer is None:
             framer = self._fold.framer() if self._fold is not None else AutoFramer()
             framer = self._framer = framer_of(data) if type(framer) is AutoFramer else framer
+        at = 0
+        if len(data) > LONG and framer.pending and (end := data.find(BLANK_LINE)) >= 0:
+            at = end + len(BLANK_LINE)
+            self._read(framer, data[:at], 0, now)
+        self._read(framer, data, at, now)
+
+    def _read(self, framer: Framer, data: bytes, at: int, now: int) -> None:
         walks = self._tape is None and CR not in data
         step = BETWEEN_RUNS
-        at = 0
         while at < len(data):
             if walks and type(framer) is SSE and (begun := framer.begun(data)) is not None:
                 if begun:
                     data, at = begun + data[at:], 0
-                at, ran = self._walk(framer, data, at, now)
-                if at == len(data):
+                    self._bytes -= len(begun)
+                end = data.rfind(BLANK_LINE, at)
+                complete = end + len(BLANK_LINE) if end >= 0 else at
+                at, ran = self._walk(framer, data, at, complete, now)
+                if at >= complete:
+                    framer.hold(data[at:])
+                    self._bytes += len(data) - at
                     break
                 # Where there are no runs, frames are cut off many at a time; more each time in vain.
                 step = BETWEEN_RUNS if ran else min(2 * step, READ_SIZE)
@@ -278,23 +287,29 @@ class StreamAccumulator:
             if walks and type(framer) in (SSE, AutoFramer) and (self._fold is None or self._fold.hopeful):
                 end = data.find(BLANK_LINE, at + step)
                 stop = end + len(BLANK_LINE) if end >= 0 else stop
+            stop = min(stop, at + STRETCH)
             payloads, names = framer.feed(data[at:stop])
             if payloads:
                 self._add_frames(payloads, names, now)
             if type(framer) is AutoFramer and framer.inner is not None:
                 framer = self._framer = framer.inner
+            self._bytes += stop - at
+            self._watch_size()
             at = stop
         self._watch_size()
 
-    def _walk(self, framer: SSE, data: bytes, at: int, now: int) -> tuple[int, bool]:
+    def _walk(self, framer: SSE, data: bytes, at: int, complete: int, now: int) -> tuple[int, bool]:
         """Folds a read event by event, and at one go what need not even be cut into events: most of a stream.
 
-        Returns how far it came, and whether it met any run of events that repeat.
+        From `at` to `complete` events are complete. Returns how far it came, and whether it met any run of events
+        that repeat.
         """
         fold = self._fold
+        start = at
+        room = start + self._max_bytes - self._bytes
         flags = alone = 0
         ran = False
-        while fold is not None and at < len(data):
+        while fold is not None and at < complete and at <= room:
             again = fold.repeat
             if again is not None:
                 used, brought = again.skim(data, at, framer.head)
@@ -309,6 +324,7 @@ class StreamAccumulator:
             at, payload, name = event
             flags |= fold.add(payload, name)
             alone += 1
+        self._bytes += at - start
         if flags:
             self._stamp(flags, now)
         return at, ran

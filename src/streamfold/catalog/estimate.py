@@ -145,7 +145,9 @@ def _completion_tokens(data: AccumulatedData, request: Mapping[str, Any], limits
         said.append(tools)
     if not said:
         return None
-    bounds = [_asked_limit(request), limits.max_output_tokens if limits is not None else None]
+    bounds = [_asked_limit(request)]
+    if limits is not None:
+        bounds.append(limits.max_output_tokens or limits.context_window)  # an answer is part of its context
     return min(sum(said), *(bound * len(messages) for bound in bounds if bound), 10**15)
 
 

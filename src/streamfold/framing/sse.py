@@ -109,7 +109,7 @@ class SSE(Tally):
     def begun(self, data: bytes) -> bytes | None:
         """Hands over the held bytes, for a caller that puts them before `data` and uses `cut` on both.
 
-        What it does not cut is to be fed again. None when that would not be right or not be cheap: between CR and LF,
+        What it does not cut is to be fed again, or held if no blank line is in it. None when that would not be right or not be cheap: between CR and LF,
         in a long event, where a byte order mark may be.
         """
         if self._at_start and not self._tail and data and not data.startswith(BOM[:1]):
@@ -120,6 +120,12 @@ class SSE(Tally):
             return None
         self._tail = b""
         return bytes(tail)
+
+    def hold(self, rest: bytes) -> None:
+        """Takes back what such a caller has left over: the begin of an event."""
+        rest = rest.lstrip(b"\n")
+        if rest:
+            self._hold(rest)
 
     def cut(self, data: bytes, at: int) -> tuple[int, bytes, str | None] | None:
         """Takes one event off a text without CRs: where it ends, its payload and its name.

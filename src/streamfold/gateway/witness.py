@@ -98,6 +98,8 @@ class Witness:
         self._anomalies: list[str] = []
         self._first_piece: int | None = None
         self._left = False
+        self._delivered = 0
+        """Bytes of the answer that had come when its client left, if it did."""
         self.concluded = False
         """Whether the plugins have been told of the end."""
         self.ctx = _context(route, method, headers, query, self._kind)
@@ -199,6 +201,7 @@ class Witness:
     def client_left(self) -> None:
         """The client has gone, and what comes from now on is read for the record only."""
         self._left = not self.has_ended
+        self._delivered = self._received
 
     def piece(self, data: bytes, at: int) -> None:
         """A piece of the answer's body arrived `at` (monotonic nanoseconds) and has been passed on. Never raises."""
@@ -324,6 +327,8 @@ class Witness:
             done.data.error_details = told  # a body that is no JSON says why in plain words
         if self._left and done.data.status == Outcome.SUCCESS.value:
             done.data.status = Outcome.CANCELLED.value  # it is whole, but the client has not got all of it
+        if self._left and self._received > self._delivered:
+            self._anomalies.append("drained")
         done.data.integrity.anomalies += self._anomalies
         done.data.integrity.dropped_bytes += self._unread
         return done

@@ -80,6 +80,7 @@ GROWTH: Final = {
     "input_json_delta": Growth("tool_use", ("partial_json",), OUTPUT),
     "citations_delta": Growth("text", ("citation",), OUTPUT),
     "compaction_delta": Growth("compaction", ("content", "encrypted_content"), OUTPUT),
+    "connector_text_delta": Growth("connector_text", ("connector_text",), OUTPUT),
 }
 PROSE: Final = frozenset({"text", "thinking"})
 """Fields of which each has a type of block to itself (some servers never open a block for them)."""

@@ -26,6 +26,7 @@ from streamfold.growth import Fields, Text, index_of, is_empty, merged
 from streamfold.types import JSON, AccumulatedData, StreamType
 from streamfold.wire.bedrock_blocks import KINDS, PADDING, Block
 from streamfold.wire.bedrock_view import (
+    EXCEPTIONS,
     chat_message,
     converse_finish_reason,
     converse_usage,
@@ -133,6 +134,8 @@ class BedrockConverse(Fold):
     def recognises(cls, event: JSON, name: str | None) -> bool:
         if name == "messageStart" and "role" in event:
             return True
+        if name in EXCEPTIONS or any(isinstance(event[key], dict) for key in event if key in EXCEPTIONS):
+            return True  # `bedrock-invoke` has the same, and nothing comes after it
         if any(isinstance(event.get(key), dict) for key in OURS):
             return True
         return _is_whole(event) and "stopReason" in event

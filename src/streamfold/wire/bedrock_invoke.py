@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -26,7 +26,7 @@ from streamfold.growth import merged
 from streamfold.types import JSON, AccumulatedData, StreamType, TokenUsage
 from streamfold.wire.bedrock_blocks import PADDING
 from streamfold.wire.bedrock_converse import INITIAL_RESPONSE
-from streamfold.wire.bedrock_models import FORMAT, family_of
+from streamfold.wire.bedrock_models import FORMAT, family_of, family_of_chunk
 from streamfold.wire.bedrock_view import converse_usage, exception_details, is_exception, is_refusal, refusal_in
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, Fold, decode
@@ -154,10 +154,10 @@ class BedrockInvoke(Fold):
             return CHUNK | self._undecodable(part, None, error)
         if not isinstance(payload, dict):
             return CHUNK | self.add_value(payload, None)
-        return self._add_native(payload)
+        return self._add_native(payload, family_of_chunk)
 
-    def _add_native(self, payload: JSON) -> int:
-        """A payload of the model's own API."""
+    def _add_native(self, payload: JSON, families: Callable[[JSON], type[Fold] | None] = family_of) -> int:
+        """A payload of the model's own API. `families` names the fold of the first."""
         told = {key: value for key, value in payload.items() if key.startswith(BEDROCK)}
         if told:
             self._bedrock = merged(self._bedrock, told)
@@ -167,7 +167,7 @@ class BedrockInvoke(Fold):
                 return CHUNK
         inner = self._inner
         if inner is None:
-            family = family_of(payload)
+            family = families(payload)
             if family is None:
                 return self._add_foreign(payload)
             inner = self._inner = family()

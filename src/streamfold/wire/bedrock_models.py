@@ -8,6 +8,7 @@ adapted here (`Nova`, `Chat`, `Completions`). The rest are small formats of a pr
     Llama         {"generation": "...", "prompt_token_count": 5, "generation_token_count": 1, "stop_reason": null}
     MistralText   {"outputs": [{"text": "...", "stop_reason": null}]}
     CohereText    {"text": "...", "index": 0, "is_finished": false}
+    Pegasus       {"message": "...", "finishReason": "stop"}
 
 None of these has an end marker, and a stream of them is over when it says why it stopped.
 """
@@ -29,7 +30,7 @@ from streamfold.wire.openai_chat import finish_reason as openai_finish_reason
 from streamfold.wire.openai_completions import OpenAICompletions
 from streamfold.wire.usage import count
 
-__all__ = ["FORMAT", "family_of"]
+__all__ = ["FORMAT", "family_of", "family_of_chunk"]
 
 FORMAT: Final = "bedrock-invoke"
 
@@ -371,6 +372,38 @@ class CohereText(TextModel):
         data.response_id = _text(response.get("id"))
 
 
+class Pegasus(TextModel):
+    """TwelveLabs Pegasus. A stretch of its text is in `message` or `delta`; the last may say the whole text again."""
+
+    __slots__ = ()
+
+    spelling = Spelling("", "message", "finishReason")
+    top = Record(message=Text)
+    item = Record()
+
+    def add_event(self, event: JSON, name: str | None = None) -> int:
+        said = event["delta"] if "delta" in event else event.get("message")
+        if said is not None and not isinstance(said, str):
+            self.flag("unexpected_shape")
+            said = None
+        if said and event.get("finishReason") and "delta" not in event:
+            said = said.removeprefix(self._top.cell("message").value() or "")
+        if said is not None:
+            self._top.add({"message": said})
+        self._top.add({key: value for key, value in event.items() if key not in ("message", "delta")})
+        self._note_end(event)
+        return CHUNK | OUTPUT | CONTENT if said else CHUNK
+
+    def close(self) -> None:
+        super().close()
+        self._top.cell("message").close()
+
+    @staticmethod
+    def view(response: JSON, data: AccumulatedData) -> None:
+        _view_texts([response], Pegasus.spelling, data)
+        data.token_usage = TokenUsage(source="missing")
+
+
 COHERE_CHUNK: Final = frozenset({"text", "index", "is_finished"})
 COHERE_END: Final = frozenset({"is_finished", "finish_reason", "response"})
 
@@ -454,6 +487,7 @@ FAMILIES: Final[tuple[tuple[Callable[[JSON], bool], type[Fold]], ...]] = (
     (lambda event: isinstance(event.get("outputs"), list), MistralText),
     (lambda event: "event_type" in event or CohereChat.recognises(event, None), CohereChat),
     (lambda event: "is_finished" in event or isinstance(event.get("generations"), list), CohereText),
+    (lambda event: isinstance(event.get("message"), str) and "finishReason" in event, Pegasus),
     (lambda event: _has(event, "choices", "text"), Completions),
     (lambda event: isinstance(event.get("choices"), list), Chat),
 )
@@ -463,3 +497,13 @@ FAMILIES: Final[tuple[tuple[Callable[[JSON], bool], type[Fold]], ...]] = (
 def family_of(body: JSON) -> type[Fold] | None:
     """The fold for the models that send such a chunk or body; None for one that is not known here."""
     return next((fold for holds, fold in FAMILIES if holds(body)), None)
+
+
+def family_of_chunk(payload: JSON) -> type[Fold] | None:
+    """The same for a payload that came in a `chunk` frame, where a bare message is text and no refused request."""
+    family = family_of(payload)
+    said = payload.get("message", payload.get("delta"))
+    return Pegasus if family is None and isinstance(said, str) and payload.keys() <= PEGASUS_CHUNK else family
+
+
+PEGASUS_CHUNK: Final = frozenset({"message", "delta", "finishReason"})

@@ -22,6 +22,7 @@ from streamfold.wire.surrogates import without_surrogates
 from streamfold.wire.usage import count
 
 __all__ = [
+    "EXCEPTIONS",
     "chat_message",
     "converse_finish_reason",
     "converse_usage",

@@ -1,9 +1,10 @@
 """Errors that arrive where a response was expected, in all their spellings.
 
 A provider that has said HTTP 200 can only report a failure inside the stream, and each does it in its own way:
-`{"error": {...}}` (OpenAI, Anthropic, Gemini), `{"error": "text"}` (Ollama), `{"object": "error", "message": ...}`
-(vLLM), `{"error": "text", "error_type": ...}` (TGI), `{"detail": ...}` (a Python server), `{"base_resp": {"status_code": 1008, "status_msg": ...}}` (MiniMax, where
-the code is its own and 0 is none), an SSE event named `error` with anything in it.
+`{"error": {...}}` (OpenAI, Anthropic, Gemini), `{"error": "text"}` (Ollama), `{"error": "text", "error_type": ...}`
+(TGI), `{"object": "error", "message": ...}` (vLLM), `{"detail": ...}` (a Python server), `{"base_resp":
+{"status_code": 1008, "status_msg": ...}}` (MiniMax, where the code is its own and 0 is none), an SSE event named
+`error` with anything in it.
 """
 
 from __future__ import annotations
@@ -85,9 +86,7 @@ NESTED = 8
 """Levels at which an error inside an error is looked for."""
 
 
-def error_details(
-    error: Any, *, status: int | None = None, beside: Mapping[str, Any] | None = None
-) -> ErrorDetails:
+def error_details(error: Any, *, status: int | None = None, beside: Mapping[str, Any] | None = None) -> ErrorDetails:
     """An error in any spelling as the record has it. Nothing is invented: what was not said stays null.
 
     `beside` is the object that the error was a field of: where the error is a mere text, its type stands there (TGI).

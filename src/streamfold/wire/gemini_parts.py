@@ -199,14 +199,18 @@ class TextPart:
         self.text.close()
 
 
+PART = Record(functionCall=Skip, thoughtSignature=First)
+CALL = Record(name=First, id=First, partialArgs=Skip, args=Skip, willContinue=Skip)
+
+
 class Call:
     """A function call that comes in pieces."""
 
     __slots__ = ("_fields", "_part", "_unplaced", "args", "open")
 
     def __init__(self) -> None:
-        self._part = Record(functionCall=Skip, thoughtSignature=First)()
-        self._fields = Record(name=First, id=First, partialArgs=Skip, args=Skip, willContinue=Skip)()
+        self._part = PART()
+        self._fields = CALL()
         self._unplaced = Extend()
         self.args = Arguments()
         self.open = True

@@ -198,8 +198,8 @@ class MistralChat(OpenAIChat):
     def _add_choice(self, choice: Mapping[str, Any], place: int) -> int:
         index = index_of(choice.get("index"))
         index = place if index is None else index
-        if self._choices is not None and index not in self._choices and not self.full:
-            self._choices[index] = CHOICE()
+        if self._choices is not None and self._choices.get(index) is None and not self.full:
+            self._choices.put(index, CHOICE())
         flags = super()._add_choice(choice, place)
         delta = choice.get("delta")
         if isinstance(delta, dict) and isinstance(delta.get("content"), list):
@@ -209,7 +209,8 @@ class MistralChat(OpenAIChat):
     def _look_for_plain(self, choice: Mapping[str, Any]) -> None:
         delta = choice.get("delta")
         index = index_of(choice.get("index")) or 0
-        message = self._choices[index].get("delta") if self._choices is not None else None
+        cell = self._choices.get(index) if self._choices is not None else None
+        message = cell.get("delta") if cell is not None else None
         if not isinstance(delta, dict) or not isinstance(message, Messages) or message.several:
             return
         content, parts = delta.get("content"), message.get("content")

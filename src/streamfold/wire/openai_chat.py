@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from streamfold.growth import (
+    ByIndex,
     Extend,
     Fields,
     First,
@@ -81,6 +82,7 @@ CHUNK_RECORD = Record(
     obfuscation=Skip,  # padding against traffic analysis
     p=Skip,  # the same, of Mistral and of servers that pass it on
     sequence_number=Skip,  # of one chunk: a response has none
+    prompt_progress=Skip,  # llama.cpp: how much of the prompt has been read
     system_fingerprint=Label,
     service_tier=Label,
     error=Latest,
@@ -124,7 +126,7 @@ class OpenAIChat(Fold):
     def __init__(self) -> None:
         super().__init__()
         self._top = CHUNK_RECORD()
-        self._choices: dict[int, Fields] | None = None
+        self._choices: ByIndex[Fields] | None = None
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
         choices = event.get("choices")
@@ -145,7 +147,7 @@ class OpenAIChat(Fold):
         if not isinstance(choices, list | tuple):
             return CHUNK
         if self._choices is None:
-            self._choices = {}
+            self._choices = ByIndex()
         flags = CHUNK
         for place, choice in enumerate(choices):
             if isinstance(choice, dict):
@@ -166,7 +168,7 @@ class OpenAIChat(Fold):
         if cell is None:
             if self.full:
                 return 0
-            cell = self._choices[index] = CHOICE()
+            cell = self._choices.put(index, CHOICE())
         delta = choice.get("delta")
         flags = brings(delta) if isinstance(delta, dict) else 0
         if self.finished and flags & CONTENT and cell.said("finish_reason"):
@@ -218,23 +220,24 @@ class OpenAIChat(Fold):
         if choice.get("logprobs") == 0:  # a certain token
             return
         index = index_of(choice.get("index")) or 0
-        message = self._choices[index].get("delta") if self._choices is not None else None
+        cell = self._choices.get(index) if self._choices is not None else None
+        message = cell.get("delta") if cell is not None else None
         found = growing_text(delta, message) if isinstance(message, Fields) else None
         if found is not None:
             path, target = found
             self._plain = (("choices", 0, "delta", *path), target)
 
     def is_complete(self) -> bool:
-        return self.finished and all(cell.said("finish_reason") for cell in (self._choices or {}).values())
+        return self.finished and all(cell.said("finish_reason") for cell in self._cells())
 
     def response(self) -> JSON | None:
         top = self._top.value()
         if top is None:
             return None
-        for key in ("obfuscation", "p", "sequence_number", "token"):
+        for key in ("obfuscation", "p", "prompt_progress", "sequence_number", "token"):
             top.pop(key, None)
         if self._choices is not None:
-            top["choices"] = [_choice_value(index, self._choices[index]) for index in sorted(self._choices)]
+            top["choices"] = [_choice_value(index, cell) for index, cell in self._choices.items()]
         if not top.get("usage") and (usage := _usage_of(top)):
             top["usage"] = usage  # where the unstreamed response of the same server has it
         if top.get("object") in STREAMED_OBJECTS:
@@ -247,9 +250,9 @@ class OpenAIChat(Fold):
     @property
     def anomalies(self) -> list[str]:
         found = super().anomalies
-        if any(nameless_calls(choice.get("delta")) for choice in (self._choices or {}).values()):
+        if any(nameless_calls(choice.get("delta")) for choice in self._cells()):
             found.append("nameless_tool_call")
-        if any(resent_arguments(choice.get("delta")) for choice in (self._choices or {}).values()):
+        if any(resent_arguments(choice.get("delta")) for choice in self._cells()):
             found.append("resent_arguments")
         if not is_consistent(self._top.said("usage")):
             found.append("usage_inconsistent")
@@ -257,8 +260,12 @@ class OpenAIChat(Fold):
 
     def close(self) -> None:
         super().close()
-        for choice in (self._choices or {}).values():
+        for choice in self._cells():
             choice.close()
+
+    def _cells(self) -> list[Fields]:
+        """The choices so far."""
+        return self._choices.values() if self._choices is not None else []
 
     @classmethod
     def recognises(cls, event: JSON, name: str | None) -> bool:

@@ -20,7 +20,7 @@ from streamfold.growth import Extend, Fields, First, Identity, Latest, Merge, Re
 from streamfold.types import JSON, AccumulatedData, ChatMessage, Choice, ErrorDetails, StreamType
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
-from streamfold.wire.openai_chat import FAILURES, NUMBERS, finish_reason
+from streamfold.wire.openai_chat import FAILURES, finish_reason
 from streamfold.wire.openai_message import of_one_token
 from streamfold.wire.usage import openai_usage
 
@@ -28,6 +28,9 @@ __all__ = ["OpenAICompletions"]
 
 PER_TOKEN = ("tokens", "token_ids", "token_logprobs", "top_logprobs", "text_offset")
 """The arrays of `logprobs` with one entry for each token."""
+
+OTHER_LOGPROBS = Record(content=Extend, refusal=Extend)
+"""The others are as in chat completions (llama.cpp, Fireworks)."""
 
 
 class TokenLogprobs:
@@ -37,7 +40,7 @@ class TokenLogprobs:
 
     def __init__(self) -> None:
         self._arrays: dict[str, list[Any] | None] = {}  # None: only ever null
-        self._others = Record(content=Extend, refusal=Extend)()  # as in chat completions (llama.cpp, Fireworks)
+        self._others = OTHER_LOGPROBS()
         self._tokens = 0
         self._null = True
         self._shut = False
@@ -266,14 +269,15 @@ class OpenAICompletions(Fold):
 
 def _as_completion(choice: Mapping[str, Any]) -> Mapping[str, Any]:
     """A choice without the `delta` that some servers put beside the text (Together), or in its place."""
-    logprobs = choice.get("logprobs")
-    is_one = type(logprobs) in NUMBERS
-    if "delta" not in choice and not is_one:
+    logprob = choice.get("logprobs")
+    if not isinstance(logprob, int | float) or isinstance(logprob, bool):
+        logprob = None
+    if "delta" not in choice and logprob is None:
         return choice
     delta = choice.get("delta")
     out = {key: value for key, value in choice.items() if key != "delta"}
-    if is_one:
-        out["logprobs"] = of_one_token(logprobs, delta, choice.get("text"))
+    if logprob is not None:
+        out["logprobs"] = of_one_token(logprob, delta, choice.get("text"))
     if "text" not in out and isinstance(delta, Mapping) and "content" in delta:
         out["text"] = delta["content"]
     return out

@@ -96,6 +96,9 @@ class OpenAIImages(Fold):
             self.error = error_details(error)
             self._add_fields({key: value for key, value in event.items() if key == "usage"})
             return CHUNK
+        if event.keys() == {"usage"}:
+            self._add_fields(event)  # gateways count what they bill in a frame of its own
+            return CHUNK
         pictures = event.get("data")
         if not isinstance(pictures, list) or event.get("type") or name:
             self.keep_unknown(event)
@@ -120,6 +123,11 @@ class OpenAIImages(Fold):
         self.finished = True
         if any(event.get(key) for key in OF_THE_PICTURE):
             return self._add_picture(event, OF_THE_EVENT | OF_THE_REQUEST)
+        pictures = _objects(event.get("data"))
+        for picture in pictures:  # as in the unstreamed response
+            self._add_picture(picture, frozenset())
+        if pictures:
+            return CHUNK | OUTPUT | CONTENT
         self.ended = True  # the end of all pictures, which have been sent
         return CHUNK
 

@@ -331,17 +331,17 @@ class ToolCalls:
         return self._last if self._calls and self._calls[0][0] == index else None
 
     def _begin(self, index: int | None) -> Fields:
-        if self._calls is None:
-            self._calls = []
-        elif self._open is None:
-            self._open = dict(self._calls)
         if index is None:
             index = self._next
         self._next = max(self._next, index + 1)
         call = TOOL_CALL()
+        if self._calls is None:
+            self._calls = [(index, call)]
+            return call
+        if self._open is None:
+            self._open = dict(self._calls)
         self._calls.append((index, call))
-        if self._open is not None:
-            self._open[index] = call
+        self._open[index] = call
         return call
 
     def calls(self) -> list[Fields]:

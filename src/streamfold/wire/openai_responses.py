@@ -16,6 +16,7 @@ depend on it. Over WebSocket the events are the same; a few servers put the type
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from sys import intern
 from typing import Any, ClassVar, Final
@@ -37,6 +38,8 @@ VISIBLE: Final = OUTPUT | CONTENT
 _TEXT = Leaf("message", ("content", "content_index", "text"), "text", VISIBLE, "output_text")
 _REASONING = Leaf("reasoning", ("content", "content_index", "text"), "text", OUTPUT, "reasoning_text")
 _SUMMARY = Leaf("reasoning", ("summary", "summary_index", "text"), "text", OUTPUT, "summary_text")
+_MCP = Leaf("mcp_call", ("arguments",), "arguments")
+_CODE = Leaf("code_interpreter_call", ("code",), "code")
 
 LEAVES: Final[dict[str, Leaf]] = {
     "response.output_text": _TEXT,
@@ -46,9 +49,11 @@ LEAVES: Final[dict[str, Leaf]] = {
     "response.reasoning_summary_text": _SUMMARY,
     "response.reasoning_summary": _SUMMARY,
     "response.function_call_arguments": Leaf("function_call", ("arguments",), "arguments"),
-    "response.mcp_call_arguments": Leaf("mcp_call", ("arguments",), "arguments"),
+    "response.mcp_call_arguments": _MCP,
+    "response.mcp_call.arguments": _MCP,  # as these two were called at first, and still are by Llama Stack
     "response.custom_tool_call_input": Leaf("custom_tool_call", ("input",), "input"),
-    "response.code_interpreter_call_code": Leaf("code_interpreter_call", ("code",), "code"),
+    "response.code_interpreter_call_code": _CODE,
+    "response.code_interpreter_call.code": _CODE,
     "response.shell_call_command": Leaf("shell_call", ("action", "commands", "command_index"), "command"),
     "response.apply_patch_call_operation_diff": Leaf("apply_patch_call", ("operation", "diff"), "diff"),
 }
@@ -78,8 +83,29 @@ NOT_IN_THE_RESPONSE: Final = (
     "response.audio.done",
     "response.audio.transcript.done",
     "response.output_text.annotation.done",
+    "response.debug",  # what OpenRouter sent on, if asked for it
+    "response.skill.loaded",  # Perplexity
+    "response.steer.accepted",  # what became of the client's own events, over WebSocket
+    "response.steer.failed",
+    "response.steer.pending",
+    "response.inject.created",
+    "response.inject.failed",
 )
 """Events whose whole content stands elsewhere too, or has no place in an unstreamed response."""
+
+_is_progress = re.compile(
+    # Perplexity: what its tools search for and find, which the items of these tools have.
+    r"response\.reasoning\.(?:started|stopped|\w+_queries|\w+_results)"
+    # OpenRouter: what the models of a panel say, of which their item has what came of it.
+    r"|response\.fusion_call\..*"
+).fullmatch
+"""Types of events that tell how a server's own tool goes on, and nothing that stays."""
+
+NOT_OF_THE_RESPONSE: Final = ("codex.", "responsesapi.")
+"""Beginnings of the types of events about the account or the connection (OpenAI's own clients get them)."""
+
+NAMES_OF_A_STATUS: Final = frozenset({"type", "item_id", "output_index", "sequence_number", "event_id", "response_id"})
+"""Fields of an event that says no more than how far a tool has come."""
 
 PINGS: Final = frozenset({"ping", "keepalive", "keep-alive", "keep_alive", "heartbeat", "response.keepalive"})
 
@@ -105,6 +131,9 @@ TEXTS: Final = ("output_text", "text")
 
 CALLS: Final = ("function_call", "custom_tool_call")
 """Items that are `tool_calls` of a chat message."""
+
+AWAITS_CALLER: Final = "requires_action"
+"""Status of a response whose calls the caller is to answer (Perplexity)."""
 
 WHOLE: Final = "response"
 """Stands for the type of a body that is a whole unstreamed response and has none."""
@@ -165,9 +194,10 @@ class OpenAIResponses(Fold):
         handler = _HANDLERS.get(kind)
         if handler is not None:
             return CHUNK | handler(self, event, kind)
-        if kind in PINGS:
+        if kind in PINGS or kind.startswith(NOT_OF_THE_RESPONSE):
             return 0
-        self.keep_unknown(event)
+        if _is_progress(kind) is None and not self._is_status(event, kind):
+            self.keep_unknown(event)
         return CHUNK
 
     # ------------------------------------------------------------------ output
@@ -321,6 +351,17 @@ class OpenAIResponses(Fold):
             item.tree["status"] = status
         return 0
 
+    def _is_status(self, event: JSON, kind: str) -> bool:
+        """Takes the status of a tool that is not known here. Returns whether the event was that and no more."""
+        words = kind.split(".")
+        named = event.get("item_id") is not None or event.get("output_index") is not None
+        if len(words) != 3 or not named or not event.keys() <= NAMES_OF_A_STATUS:
+            return False
+        item = self._items.found(event)
+        if item is not None and not item.done and item.tree.get("type") == words[1]:
+            item.tree["status"] = words[2]
+        return True
+
     def _add_preview(self, event: JSON, kind: str) -> int:
         """A preview of an image. The unstreamed response has none, but for the settings that come with it."""
         item = self._open_item(event, "image_generation_call")
@@ -395,7 +436,7 @@ class OpenAIResponses(Fold):
         return self._take_output(response.get("output"), streamed=kind != WHOLE)
 
     def _take_status(self, status: Any, error: Any) -> None:
-        if status in ("completed", "incomplete"):
+        if status in ("completed", "incomplete", AWAITS_CALLER):
             self.finished = True
         elif error:
             self._fail(error_details(error))
@@ -443,8 +484,11 @@ class OpenAIResponses(Fold):
         response = event.get("response")
         if isinstance(response, dict):
             return response
-        if event.get("object") == "response":
-            return event
+        if event.get("object") == "response" or isinstance(event.get("output"), list):
+            if "type" not in event:
+                return event
+            # The response's fields may stand in the event itself (LiteLLM, of some models).
+            return {key: value for key, value in event.items() if key not in BESIDE_THE_RESPONSE or key == "error"}
         self.flag("unexpected_shape")
         return None
 
@@ -538,7 +582,7 @@ class OpenAIResponses(Fold):
         kind = event.get("type")
         if not isinstance(kind, str):
             return event.get("object") == "response" or name in _HANDLERS or name in _DELTAS
-        return kind.startswith("response.")
+        return kind.startswith("response.") or (kind == "error" and "sequence_number" in event)
 
     @staticmethod
     def view(response: JSON, data: AccumulatedData) -> None:
@@ -689,6 +733,8 @@ def _finish(response: JSON) -> tuple[str | None, str | None]:
     status = _text(response.get("status"))
     if status in (None, "queued", "in_progress"):
         return None, None
+    if status == AWAITS_CALLER:
+        return "tool_calls", status
     if status == "completed":
         return "tool_calls" if _awaits_output(_objects(response.get("output"))) else "stop", status
     if status != "incomplete":
@@ -737,6 +783,7 @@ _HANDLERS: Final[Mapping[str, _Handler]] = {
         for status in (*statuses, "failed", "incomplete")
     },
     "response.output_text.annotation.added": OpenAIResponses._add_annotation,
+    "response.output_text_annotation.added": OpenAIResponses._add_annotation,  # an older name
     "response.image_generation_call.partial_image": OpenAIResponses._add_preview,
     "response.shell_call_command.added": OpenAIResponses._begin_command,
     "response.shell_call_output_content.delta": OpenAIResponses._add_shell_output,

@@ -178,11 +178,13 @@ class Repeat:
         final, found, _ = last.partition(end)
         if found:
             bodies.append(final)
+        if not bodies:
+            return 0, 0
         text = self._text(bodies)
         if text is None:
             bodies, text = self._readable(bodies)
-        if not bodies:
-            return 0, 0
+            if not bodies:
+                return 0, 0
         return len(b"".join(bodies)) + len(bodies) * len(between), self.take(text, len(bodies))
 
     @property

@@ -53,6 +53,10 @@ class Stretch(list[Any]):
     __slots__ = ()
 
 
+GROWING: Final = (Branch, Slots, Text, Extend, Base64)
+"""Types of the nodes in which something grows."""
+
+
 def _branch(parent: dict[Any, Any], key: Any) -> Branch:
     found = parent.get(key)
     if type(found) is not Branch:
@@ -205,6 +209,7 @@ class Item:
     def settle_all(self, snapshot: JSON) -> bool:
         """Takes the whole item. Returns whether it contradicts what the deltas built."""
         built = self.value()
+        became_another = self._grew_nowhere() and snapshot.get("type") not in (None, built.get("type"))
         if _is_husk(snapshot, of=built):
             snapshot = {"status": snapshot["status"]} if "status" in snapshot else {}
             self.tree = Branch({**built, **snapshot})
@@ -212,7 +217,12 @@ class Item:
             self.tree = Branch(completed(snapshot, built))
         self.introduced = self.done = True
         self._closed = None
-        return contradicts(built, snapshot)
+        # Perplexity announces the call of a tool of its own, and ends it as what the tool found.
+        return not became_another and contradicts(built, snapshot)
+
+    def _grew_nowhere(self) -> bool:
+        """Whether all that is known of the item is what announced it."""
+        return not any(type(value) in GROWING for value in self.tree.values())
 
     def add_annotation(self, content_index: int, annotation_index: int | None, annotation: Any) -> None:
         """Puts an annotation of a text in its place; without an index it is the next one."""
@@ -306,7 +316,7 @@ def _is_husk(snapshot: JSON, of: JSON) -> bool:
 
     Gateways that make this stream of another one finish what they cannot convert so (Bifrost, of Claude's thinking).
     """
-    if snapshot.get("type") in (None, of.get("type")):
+    if of.get("type") is None or snapshot.get("type") in (None, of["type"]):
         return False
     return all(key in NAMES_OF_AN_ITEM or _says_nothing(value) for key, value in snapshot.items())
 
@@ -317,7 +327,7 @@ NAMES_OF_AN_ITEM: Final = frozenset({"id", "type", "status", "role"})
 def _lay_under(tree: dict[Any, Any], snapshot: Mapping[str, Any]) -> None:
     """Takes a snapshot into a tree whose growing nodes stay: they have begun before it came."""
     for key, value in snapshot.items():
-        if type(tree.get(key)) not in (Branch, Slots, Text, Extend, Base64):
+        if type(tree.get(key)) not in GROWING:
             tree[key] = value
 
 
@@ -364,6 +374,10 @@ class Items:
             return item if not _is_apart(item, kind) else self._beside(item, kind)
         tree = Branch(type=kind) if identity is None else Branch(id=identity, type=kind)
         return self._new(Item(index, identity, tree, introduced=False))
+
+    def found(self, event: Mapping[str, Any]) -> Item | None:
+        """The item that an event speaks of, if it is known."""
+        return self._known(index_of(event.get("output_index")), _id(event.get("item_id")), None)
 
     def added(self, event: Mapping[str, Any], snapshot: JSON, *, replay: bool) -> tuple[Item, bool]:
         """Takes a new item. Returns it, and whether it had been introduced before."""
