@@ -241,8 +241,18 @@ class StreamAccumulator:
             if again is not None and self._fold.repeat is again and type(data) is bytes:  # type: ignore[union-attr]
                 flags = again.one(data)
                 if flags is not None:
+                    # What `_stamp` does, without the call, and without the questions that were answered long ago.
+                    now = self._clock() if at is None else at
+                    if now - self._last_chunk > self._max_gap:
+                        self._max_gap = now - self._last_chunk
+                    self._last_chunk = now
+                    if flags:
+                        self._last_output = now
+                    if self._arrivals is not None and len(self._arrivals) < self._max_arrivals:
+                        self._arrivals.append(now - self._start)
                     self._bytes += len(data)
-                    self._stamp_again(flags, self._clock() if at is None else at)
+                    if self._bytes > self._max_bytes:
+                        self._watch_size()
                     return
             if self._final is not None:
                 self._late += 1
@@ -646,18 +656,6 @@ class StreamAccumulator:
             self._last_output = max(now, self._last_output)
         if flags & CONTENT:
             self._first_content = min(now, self._first_content or now)
-
-    def _stamp_again(self, flags: int, now: int) -> None:
-        """The same for a read that was one event like the one before: what could be first has been, long ago."""
-        if now - self._last_chunk > self._max_gap:
-            self._max_gap = now - self._last_chunk
-        self._last_chunk = now
-        if self._arrivals is not None and len(self._arrivals) < self._max_arrivals:
-            self._arrivals.append(now - self._start)
-        if flags:
-            self._last_output = now
-        if self._bytes > self._max_bytes:
-            self._watch_size()
 
     def _add_unrecognised(self, payload: bytes, name: str | None, now: int) -> None:
         if self._fold is not None:

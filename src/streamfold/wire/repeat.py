@@ -33,11 +33,11 @@ A pattern lives as long as its stream, so it holds no more than the frame's own 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import repeat, takewhile
 from operator import itemgetter, methodcaller
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -89,6 +89,13 @@ _BODY = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 _DIGITS = re.compile(rb"\d*")
 _is_noise = re.compile(rb"[0-9A-Za-z:.+_-]+").fullmatch
 """Padding and timestamps: none of it ends, or has to be escaped in, a JSON string."""
+HOLES: Final = {
+    TEXT: rb'([^"\\\x00-\x1f]*+(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*+)*+)',
+    PADDING: rb"([0-9A-Za-z:.+_-]++)",
+    NUMBER: rb"(\d++)",
+    SPACES: rb"( *+)",
+}
+"""What each kind of hole looks like. Possessive, so that a frame that does not fit costs no more than its length."""
 _PROBE = b"\\u0001probe"
 _PROBE_TEXT = "\x01probe"
 _PROBE_NUMBER = b"9007199254740991"
@@ -121,7 +128,7 @@ class Repeat:
         Returns how many bytes they were, and the flags of what was folded. A window of them at most.
         """
         if lead is not self._lead:
-            self._lead, self._begin, self._end = lead, lead + self._prefix, _once(self._suffix + BLANK_LINE)
+            self._follow(lead)
         if not data.startswith(self._begin, at):
             return 0, 0
         if at == 0 and len(data) < 2 * len(self._begin):
@@ -129,6 +136,10 @@ class Repeat:
             if flags is not None:
                 return len(data), flags
         return self._skim_many(data, at)
+
+    def _follow(self, lead: bytes) -> None:
+        """Takes note of what leads to the payload on the wire. It stays the same for as long as a run lasts."""
+        self._lead, self._begin, self._end = lead, lead + self._prefix, _once(self._suffix + BLANK_LINE)
 
     def one(self, data: bytes) -> int | None:
         """Folds bytes that are just one more event, as a paced stream has in each read; None if they are not.
@@ -242,7 +253,7 @@ class Repeat:
 class NoisyRepeat(Repeat):
     """A frame with several holes, of which one is text that counts. Its body is the holes and what is between them."""
 
-    __slots__ = ("_between", "_flat", "_kinds", "_number")
+    __slots__ = ("_after", "_between", "_flat", "_kinds", "_number", "_shape")
 
     def __init__(
         self,
@@ -258,16 +269,37 @@ class NoisyRepeat(Repeat):
         self._kinds: tuple[int, ...] = _once(tuple(kinds))
         self._between: tuple[bytes, ...] = _once(tuple(literals[1:-1]))
         self._number = number
+        self._after: tuple[bytes, ...] = ()
+        self._shape = UNKNOWN
 
     @property
     def number(self) -> int:
         """The number of the last frame, where frames are numbered."""
         return self._number
 
+    def _follow(self, lead: bytes) -> None:
+        super()._follow(lead)
+        self._after = _once((*self._between, self._end))
+        self._shape = _shape(self._kinds, tuple(map(len, self._after)))
+
     def one(self, data: bytes) -> int | None:
-        body = _body_of(data, self._begin, self._end)
-        text = self._body(body, 0) if body is not None else None
-        return self.take(text, 1) if text is not None else None
+        begin = self._begin
+        match, text_at, number_at = self._shape
+        found = match(data, len(begin)) if data.startswith(begin) else None
+        if found is None:
+            return None
+        groups = found.groups()
+        number = self._number + 1
+        if groups[1::2] != self._after or (number_at is not None and groups[number_at] != b"%d" % number):
+            return None
+        body = groups[text_at]
+        text = body if BACKSLASH not in body and body.isascii() else utf8(body)
+        if text is None:
+            return None
+        self._number = number
+        self.hits += 1
+        self._sink += text
+        return self._flags if text else 0
 
     def take(self, text: bytes, frames: int) -> int:
         self._number += frames
@@ -347,6 +379,31 @@ class NoisyRepeat(Repeat):
             elif _numbers(column) != list(range(self._number + 1, self._number + 1 + len(bodies))):
                 return None
         return text
+
+
+class Shape(NamedTuple):
+    """How to read a frame whose holes are of certain kinds."""
+
+    match: Callable[[bytes, int], re.Match[bytes] | None]
+    """Groups are the holes, and the bytes after each."""
+    text: int
+    number: int | None
+    """Which groups hold the text and the number."""
+
+
+UNKNOWN: Final = Shape(lambda data, at: None, 0, None)
+"""While it is not known what leads to the payload."""
+
+
+@lru_cache(maxsize=256)
+def _shape(kinds: tuple[int, ...], lengths: tuple[int, ...]) -> Shape:
+    """The shape of frames with holes of these kinds, and so many bytes after each.
+
+    Which bytes they are is not in the pattern: they may name the stream, and a pattern is dear to make.
+    """
+    parts = (HOLES[kind] + b"(.{%d})" % length for kind, length in zip(kinds, lengths, strict=True))
+    match = re.compile(b"".join(parts), re.DOTALL).fullmatch
+    return Shape(match, 2 * kinds.index(TEXT), 2 * kinds.index(NUMBER) if NUMBER in kinds else None)
 
 
 def _bodies(window: Sequence[bytes], prefix: bytes, suffix: bytes) -> list[bytes] | None:
