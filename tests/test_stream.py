@@ -326,6 +326,25 @@ def test_the_callers_chunk_is_never_changed():
     assert json.dumps(events) == before
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (None, None, None)])
+def test_what_the_caller_does_to_a_chunk_afterwards_is_not_seen(order):
+    """A chunk is taken as it is when it is handed over, also one that waits: its owner may go on to use it."""
+    said = {"finish": "stop", "usage": {"total_tokens": 3}}
+    chunks = [chunk("Hi"), chunk("!"), chunk(**said)]
+    chunks[0]["choices"][0]["delta"]["annotations"] = [{"type": "url_citation", "url_citation": {"url": "https://a"}}]
+    chunks[1]["choices"][0]["logprobs"] = {"content": [{"token": "!", "logprob": -0.5}]}
+    untouched = fold_pieces([sse(chunks)], "openai-chat").data.response
+    stream = StreamAccumulator("openai-chat")
+    for place in order if None not in order else range(3):
+        stream.add(chunks[place], None if None in order else place)
+        choice = (chunks[place]["choices"] or [{}])[0]
+        choice["delta"].get("annotations", [{}])[0]["url_citation"] = None
+        choice.get("logprobs", {}).get("content", [{}])[0]["token"] = "changed"
+        chunks[place].get("usage", {})["total_tokens"] = 0
+        choice["delta"].clear()
+    assert stream.finish().data.response == untouched
+
+
 def test_a_chunk_of_an_unreadable_kind_is_a_usage_error():
     """A chunk that is no chunk at all is the caller's mistake and says what is taken."""
     for index in (None, 3):  # one that has to wait is refused at once too, not when the stream ends

@@ -352,11 +352,13 @@ class StreamAccumulator:
                 self._late += 1
                 return False
             now = self._clock()
+            if isinstance(chunk, bytearray | memoryview):
+                chunk = bytes(chunk)
+            elif not isinstance(chunk, bytes | str):
+                chunk = builtin(chunk)
             if chunk_index is None:
                 self._add_chunk(chunk, name, now, None)
                 return True
-            if not isinstance(chunk, bytes | str | dict):
-                chunk = builtin(chunk)  # now, because a chunk that waits may be changed by its owner meanwhile
             self._last_index = max(self._last_index, chunk_index)
             if self._sequence is None:
                 self._sequence = Sequence(first=self._first_chunk_index, max_waiting=self._max_waiting)
@@ -603,20 +605,19 @@ class StreamAccumulator:
     def _add_chunk(self, chunk: Any, name: str | None, now: int, index: int | None) -> None:
         if isinstance(chunk, str):
             chunk = chunk.encode("utf-8", "surrogatepass")
-        if isinstance(chunk, bytes | bytearray | memoryview):
+        if isinstance(chunk, bytes):
             self._bytes += len(chunk)
-            self._add_frames([bytes(chunk)], [name] if name else None, now)
+            self._add_frames([chunk], [name] if name else None, now)
             self._watch_size()
             return
-        event = builtin(chunk)
-        encoded = _encoded(event)
+        encoded = _encoded(chunk)
         self._bytes += len(encoded)
         if self._tape is not None:
             self._tape.record([encoded], [name], now - self._start, index)
         if self._fold is None:
-            self._recognise(event, name, now)
+            self._recognise(chunk, name, now)
             return
-        flags = self._fold.add_decoded(event, name)
+        flags = self._fold.add_decoded(chunk, name)
         if flags:
             self._stamp(flags, now)
         self._watch_size()
@@ -840,9 +841,9 @@ def _outcome(outcome: Outcome | str | None) -> Outcome | None:
 
 
 def builtin(chunk: Any) -> JSON:
-    """A decoded chunk of any kind as a dict. The caller's object is never changed by what follows."""
+    """A decoded chunk of any kind as a dict of our own: neither side sees what the other does to it from now on."""
     if isinstance(chunk, dict):
-        return chunk
+        return _own(chunk)
     dump = getattr(type(chunk), "model_dump", None)
     if dump is not None:
         # As it stood on the wire: also its bytes, for which pydantic would take the URL's base64 alphabet.
@@ -852,11 +853,26 @@ def builtin(chunk: Any) -> JSON:
     if isinstance(chunk, msgspec.Struct):
         return dict(msgspec.to_builtins(chunk))
     if isinstance(chunk, Mapping):
-        return dict(chunk)
+        return _own(dict(chunk))
     raise UsageError(
         f"cannot read a chunk of type {type(chunk).__name__}; "
         "give bytes, str, a mapping, a msgspec Struct or a pydantic object"
     )
+
+
+def _own(event: JSON) -> JSON:
+    try:
+        copied: JSON = _copied(event)
+    except RecursionError:  # nested too deeply to be copied
+        return event
+    return copied
+
+
+def _copied(value: Any) -> Any:
+    """The same value in dicts and lists of its own."""
+    if isinstance(value, dict):
+        return {key: _copied(item) if isinstance(item, dict | list) else item for key, item in value.items()}
+    return [_copied(item) if isinstance(item, dict | list) else item for item in value]
 
 
 def _encoded(event: JSON) -> bytes:
