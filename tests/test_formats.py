@@ -89,7 +89,6 @@ def test_auto_names_the_format(path):
 @pytest.mark.parametrize(
     ("event", "api"),
     [
-        ({"event_type": "interaction.created", "interaction": {}}, "Google's Interactions API"),
         ({"type": "session.created", "session": {}}, "OpenAI's Realtime API"),
         ({"setupComplete": {}}, "Google's Live API"),
         ({"object": "thread.run", "id": "run_1"}, "OpenAI's Assistants API"),

@@ -549,6 +549,20 @@ GEMINI = [
     ),
     Kind(
         "gemini",
+        "a step of an interaction",
+        data,
+        stream(
+            {"event_type": "interaction.created", "interaction": {"id": "i", "object": "interaction"}},
+            {"event_type": "step.start", "index": 0, "step": {"type": "model_output"}},
+            of={"event_type": "step.delta", "index": 0, "delta": {"type": "text", "text": WORD}},
+            end=[{"event_type": "interaction.completed", "interaction": {"id": "i", "status": "completed"}}],
+        ),
+        ("steps", 0, "content", 0, "text"),
+        times(WORD),
+        SSE,
+    ),
+    Kind(
+        "gemini",
         "image",
         data,
         lambda count: [candidate({"inlineData": {"mimeType": "image/png", "data": "A" * CRUMB * count}}), GEMINI_END],

@@ -188,6 +188,13 @@ def test_cached_tokens_are_part_of_the_prompt():
     assert found.server_tool_use == {"search_units": 2}
 
 
+def test_reasoning_tokens_are_part_of_the_output():
+    """Cohere counts the thinking among the tokens of the output, and says how many of them it was."""
+    usage = {"tokens": {"input_tokens": 9, "output_tokens": 34, "reasoning_tokens": 30}, "cached_tokens": 8}
+    found = viewed(folded(end(usage=usage)).response()).token_usage
+    assert (found.completion_tokens, found.completion_tokens_details.reasoning_tokens) == (34, 30)
+
+
 ODD = {
     "a delta whose start was lost": ([START, text("a"), text("b")], "content", [{"text": "ab"}], "missing_block_start"),
     "blocks out of order": (
@@ -331,6 +338,39 @@ def test_an_end_that_says_otherwise_is_believed_and_noted():
     )
     assert fold.response()["text"] == "abc"
     assert fold.anomalies == ["done_differs_from_deltas"]
+
+
+GENERATED = {"id": "r", "generations": [{"id": "g", "text": " Hi.", "finish_reason": "COMPLETE"}], "prompt": "Hello"}
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
+def test_a_generated_text(named):
+    """`/v1/generate` ends with its whole response, which has no field of the stream; its events once had no names."""
+    ending = {"finish_reason": "COMPLETE", "response": GENERATED}
+    events = [v1("text-generation", text=" Hi"), v1("text-generation", text="."), v1("stream-end", **ending)]
+    if not named:
+        events = [{key: value for key, value in each.items() if key != "event_type"} for each in events]
+    body = b"".join(msgspec.json.encode(each) + b"\n" for each in events)
+    run = streamfold.fold(body)
+    assert (run.format, run.data.response, run.data.stream_type) == ("cohere", GENERATED, "text.completion")
+    assert (run.data.status, run.data.finish_reason, run.data.output_message.content) == ("success", "stop", " Hi.")
+    assert run.data.integrity.anomalies == []
+    cut = streamfold.fold(body[: body.rindex(b'{"', 0, body.index(b"COMPLETE") - 20)])
+    assert (cut.data.status, cut.data.response) == ("truncated", {"text": " Hi."})
+
+
+def test_several_generated_texts():
+    """Several texts of `/v1/generate` come under their indexes, and a cut stream keeps them apart."""
+    told = [(1, "Ah"), (0, "Hel"), (1, "oy"), (0, "lo")]
+    events = [v1("text-generation", index=index, text=text) for index, text in told]
+    texts = [{"index": 0, "text": "Hello"}, {"index": 1, "text": "Ahoy"}]
+    assert folded(*events).response() == {"generations": texts}
+    whole = {"id": "r", "generations": [{**text, "id": "g", "finish_reason": "MAX_TOKENS"} for text in texts]}
+    fold = folded(*events, v1("stream-end", finish_reason="MAX_TOKENS", response=whole))
+    assert (fold.response(), fold.ended, fold.anomalies) == (whole, True, [])
+    data = viewed(whole)
+    assert (data.output_message.content, data.finish_reason) == ("Hello", "length")
+    assert [(each.index, each.message.content) for each in data.choices] == [(0, "Hello"), (1, "Ahoy")]
 
 
 # ---------------------------------------------------------------------- both

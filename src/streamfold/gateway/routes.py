@@ -54,6 +54,7 @@ ENDINGS: Final = (
     # Gemini, at Google's or Vertex' door.
     (":streamGenerateContent", "gemini"),
     (":generateContent", "gemini"),
+    ("/interactions", "gemini"),
     # Bedrock.
     ("/converse", "bedrock-converse"),
     ("/converse-stream", "bedrock-converse"),

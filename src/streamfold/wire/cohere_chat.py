@@ -10,7 +10,9 @@ Each of the three kinds has indexes of its own. The lists of `message-start` are
 unstreamed message leaves out; only what something was put into is part of the folded one.
 
 **Version 1** (`event_type`) ends with the whole response in `stream-end`, and that is authoritative. What was streamed
-completes it where it is silent, and stands in for it when the stream is cut.
+completes it where it is silent, and stands in for it when the stream is cut. The older `/v1/generate` speaks the same
+events, and once spoke them without their name; it may tell several texts, each under its `index`, and its response is
+a list of `generations` and none of the fields that were streamed.
 
 Usage is told twice: `tokens` is what the model read and wrote, `billed_units` what is paid for (without Cohere's own
 preamble, and rounded by other rules). The native response keeps both. The view counts `tokens`, as the convention of
@@ -27,7 +29,16 @@ import msgspec
 
 from streamfold.growth import Cell, Extend, Fields, First, Identity, Latest, Merge, Record, Skip, Text, Union, Word
 from streamfold.growth import index_of as number
-from streamfold.types import JSON, AccumulatedData, ChatMessage, PromptTokensDetails, StreamType, TokenUsage
+from streamfold.types import (
+    JSON,
+    AccumulatedData,
+    ChatMessage,
+    Choice,
+    CompletionTokensDetails,
+    PromptTokensDetails,
+    StreamType,
+    TokenUsage,
+)
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_message import objects, tool_call
@@ -40,6 +51,8 @@ CALL = Record(id=First, type=Word, function=Record(name=First, arguments=Text))
 
 RESPONSE = Record(id=Identity, finish_reason=Latest, message=Skip, usage=Merge, logprobs=Extend, error=Latest)
 MESSAGE = Record(role=Word, content=Skip, tool_plan=Text, tool_calls=Skip, citations=Skip)
+
+GENERATION = Record(index=First, text=Text)
 
 CALL_V1 = Record(name=First, index=Skip, parameters=Text, text=Skip)
 RESPONSE_V1 = Record(
@@ -123,7 +136,7 @@ class Indexed:
 class CohereChat(Fold):
     """Folds the events of `/v2/chat` into a `V2ChatResponse`, those of `/v1/chat` into a `NonStreamedChatResponse`."""
 
-    __slots__ = ("_calls_v1", "_lists", "_message", "_said_v1", "_top", "_v1", "_whole")
+    __slots__ = ("_calls_v1", "_generations", "_lists", "_message", "_said_v1", "_top", "_v1", "_whole")
 
     format: ClassVar[str] = "cohere"
     stream_type: ClassVar[StreamType] = StreamType.CHAT_COMPLETION
@@ -135,12 +148,14 @@ class CohereChat(Fold):
         self._lists: dict[str, Indexed] = {}
         self._v1: Fields | None = None
         self._calls_v1: dict[int, Fields] | None = None
+        self._generations: dict[int, Fields] = {}
+        """The texts of `/v1/generate`, if it was asked for several."""
         self._said_v1: JSON = {}
         """What version 1 said as a whole, and is believed over what was streamed."""
         self._whole: JSON | None = None
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
-        kind = event.get("type") or event.get("event_type")
+        kind = event.get("type") or event.get("event_type") or _unnamed_v1(event)
         handler = _handler(kind) or (_handler(name) if kind is None and not _is_whole(event) else None)
         if handler is not None:
             return handler(self, event)
@@ -317,6 +332,9 @@ class CohereChat(Fold):
         flags = 0
         if event.get("text") or event.get("citations"):
             flags = OUTPUT | CONTENT if event.get("text") else OUTPUT
+        index = number(event.get("index"))
+        if index is not None and isinstance(event.get("text"), str):
+            return CHUNK | (flags if self._add_generation(index, event["text"]) else 0)
         top = self._top_v1()
         top.add(event)
         if event.get("is_finished") is True:
@@ -330,6 +348,17 @@ class CohereChat(Fold):
         ):
             self._plain = (("text",), text)
         return CHUNK | flags
+
+    def _add_generation(self, index: int, text: str) -> bool:
+        """Grows one of several texts; False when it would be a new one of a full stream."""
+        self._top_v1()
+        cell = self._generations.get(index)
+        if cell is None:
+            if self.full:
+                return False
+            cell = self._generations[index] = GENERATION()
+        cell.add({"index": index, "text": text})
+        return True
 
     def _chunk_call_v1(self, event: JSON) -> int:
         """A stretch of a tool call, or of the text in which the model plans the calls."""
@@ -386,7 +415,11 @@ class CohereChat(Fold):
 
     def _response_v1(self, top: Fields) -> JSON:
         said = top.value() or {}
-        out = {key: value for key, value in said.items() if key not in UNSAID_V1}
+        generates = self._generations or isinstance(self._said_v1.get("generations"), list)
+        unsaid = UNSAID_V1 | STREAMED_GENERATION if generates else UNSAID_V1
+        out = {key: value for key, value in said.items() if key not in unsaid}
+        if self._generations:
+            out["generations"] = [self._generations[index].value() for index in sorted(self._generations)]
         if self._calls_v1:
             out["tool_calls"] = [_call_v1(self._calls_v1[index]) for index in sorted(self._calls_v1)]
         return {**out, **{key: value for key, value in self._said_v1.items() if value is not None or key not in out}}
@@ -424,7 +457,8 @@ class CohereChat(Fold):
 
     def close(self) -> None:
         super().close()
-        for cell in (self._top, self._message, self._v1, *self._lists.values(), *(self._calls_v1 or {}).values()):
+        v1 = (*(self._calls_v1 or {}).values(), *self._generations.values())
+        for cell in (self._top, self._message, self._v1, *self._lists.values(), *v1):
             if cell is not None:
                 cell.close()
 
@@ -434,18 +468,28 @@ class CohereChat(Fold):
             return isinstance(event.get("delta"), dict)
         if isinstance(event.get("event_type"), str):
             return event["event_type"] in OURS_V1
-        if "type" in event or not _is_whole(event):
+        if "type" in event:
+            return False
+        if _unnamed_v1(event) is not None:
+            return isinstance(event.get("text"), str) or isinstance(event.get("response"), dict)
+        if not _is_whole(event):
             return False
         return not isinstance(event.get("message"), dict) or _counts(event.get("usage"))
 
     @staticmethod
     def view(response: JSON, data: AccumulatedData) -> None:
         message = response.get("message")
-        data.output_message = _message(message) if isinstance(message, dict) else _message_v1(response)
+        generations = objects(response.get("generations"))
+        first = generations[0] if generations else response
+        data.output_message = _message(message) if isinstance(message, dict) else _message_v1(first)
         if data.output_message is not None:
             data.tool_calls = data.output_message.tool_calls
-        data.raw_finish_reason = _text(response.get("finish_reason"))
+        data.raw_finish_reason = _text(first.get("finish_reason"))
         data.finish_reason = FINISH_REASONS.get(data.raw_finish_reason or "")
+        if generations:
+            data.stream_type = StreamType.TEXT_COMPLETION
+        if len(generations) > 1:
+            data.choices = [_choice(item, place) for place, item in enumerate(generations)]
         if data.finish_reason == "stop" and data.tool_calls:
             data.finish_reason = "tool_calls"  # version 1 says COMPLETE there too
         data.response_id = _text(response.get("id") or response.get("response_id") or response.get("generation_id"))
@@ -457,6 +501,8 @@ LISTS: Final[dict[str, Callable[[], Cell]]] = {"content": BLOCK, "tool_calls": C
 EMPTY: Final = frozenset({*LISTS, "tool_plan"})
 ADDRESS: Final = frozenset({"type", "index", "delta"})
 TEXT_V1: Final = frozenset({"event_type", "is_finished", "text"})
+STREAMED_GENERATION: Final = frozenset({"text", "index", "finish_reason"})
+"""What the stream of `/v1/generate` says at its top, and its response only in the texts."""
 UNSAID_V1: Final = frozenset({"event_type", "is_finished", "tool_calls", "tool_call_delta"})
 
 _V1_EVENTS: Final[dict[str, Callable[[CohereChat, JSON], int]]] = {
@@ -490,6 +536,12 @@ HANDLERS: Final[dict[str, Callable[[CohereChat, JSON], int]]] = {
 
 def _handler(kind: Any) -> Callable[[CohereChat, JSON], int] | None:
     return HANDLERS.get(kind) if isinstance(kind, str) else None
+
+
+def _unnamed_v1(event: Mapping[str, Any]) -> str | None:
+    """The name of an event that `/v1/generate` sent before its events had names."""
+    finished = event.get("is_finished")
+    return ("stream-end" if finished else "text-generation") if isinstance(finished, bool) else None
 
 
 def _object(event: Mapping[str, Any], key: str) -> JSON:
@@ -570,6 +622,13 @@ def _message_v1(response: Mapping[str, Any]) -> ChatMessage | None:
     )
 
 
+def _choice(generation: Mapping[str, Any], place: int) -> Choice:
+    index = number(generation.get("index"))
+    reason = FINISH_REASONS.get(_text(generation.get("finish_reason")) or "")
+    message = _message_v1(generation) or ChatMessage()
+    return Choice(place if index is None else index, message, finish_reason=reason)
+
+
 def _joined(blocks: list[JSON], key: str) -> str | None:
     texts = [block[key] for block in blocks if isinstance(block.get(key), str)]
     return "".join(texts) if texts else None
@@ -586,6 +645,7 @@ def _usage(usage: Any) -> TokenUsage:
     if prompt is None and completion is None:
         return TokenUsage(source="missing")
     cached = count(usage.get("cached_tokens"))
+    thought = count(tokens.get("reasoning_tokens"))
     searches = {key: billed[key] for key in ("search_units", "classifications") if billed.get(key)}
     whole = prompt is not None and completion is not None
     return TokenUsage(
@@ -593,6 +653,7 @@ def _usage(usage: Any) -> TokenUsage:
         completion_tokens=completion,
         total_tokens=prompt + completion if prompt is not None and completion is not None else None,
         prompt_tokens_details=PromptTokensDetails(cached_read_tokens=cached) if cached is not None else None,
+        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=thought) if thought is not None else None,
         server_tool_use=searches or None,
         source="derived" if whole else "provider",
     )

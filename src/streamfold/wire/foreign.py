@@ -15,8 +15,6 @@ BY_TYPE = {
     "conversation.item.": "OpenAI's Realtime API",
     "conversation.created": "OpenAI's Realtime API",
     "input_audio_buffer.": "OpenAI's Realtime API",
-    "interaction.": "Google's Interactions API",
-    "step.": "Google's Interactions API",
     "thread.": "OpenAI's Assistants API",
 }
 """How the type of an event begins -> whose it is."""

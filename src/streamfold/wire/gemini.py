@@ -5,6 +5,8 @@ of it, and the folded whole is the one that `generateContent` gives. There is no
 blocked prompt) is the end. These are protocol buffers spelled as JSON, so a zero is often not written (`index`, token
 counts, `startIndex`), and some clients write an enum as its number.
 
+The Interactions API is folded in `gemini_interactions.py`: its events share nothing with these chunks.
+
 Four things need thought.
 
 * **Parts** (`Parts`). A chunk's parts follow those that came, and nothing numbers them. Stretches of text of the same
@@ -34,6 +36,7 @@ from streamfold.types import (
 from streamfold.wire.errors import error_details
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.gemini_dump import CLIENT_ONLY, as_on_wire, is_dump
+from streamfold.wire.gemini_interactions import Interaction, is_event, is_interaction, view_interaction
 from streamfold.wire.gemini_metadata import Gathered, Grounding, Usage, objects_in
 from streamfold.wire.gemini_parts import Parts, is_text
 from streamfold.wire.gemini_view import BLOCK_REASONS, FINISH_REASONS, enum_name, view_response
@@ -78,9 +81,9 @@ GROWING: Final = ("groundingMetadata", "citationMetadata", "urlContextMetadata",
 
 
 class Gemini(Fold):
-    """Folds the chunks of `streamGenerateContent` into a `GenerateContentResponse`."""
+    """Folds the chunks of `streamGenerateContent` into a `GenerateContentResponse`, events into an `Interaction`."""
 
-    __slots__ = ("_candidates", "_finishes", "_top", "ends_with_finish")
+    __slots__ = ("_candidates", "_finishes", "_interaction", "_rounds", "_top", "ends_with_finish")
 
     format: ClassVar[str] = "gemini"
     stream_type: ClassVar[StreamType] = StreamType.CHAT_COMPLETION
@@ -92,9 +95,14 @@ class Gemini(Fold):
         self._top = RESPONSE()
         self._candidates: dict[int, Fields] | None = None
         self._finishes: set[int] = set()
+        self._rounds: set[int] = set()
+        """Candidates that were said to have finished while a tool of Google's had still to run."""
+        self._interaction: Interaction | None = None
         self.ends_with_finish = True
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
+        if "event_type" in event and is_event(event):
+            return self._add_interaction(event)
         if (len(event) < 2 or not event.keys() <= KNOWN) and is_dump(event):
             self._seeking = False  # the frame spells the places of its strings otherwise
             event = as_on_wire(event)
@@ -102,8 +110,24 @@ class Gemini(Fold):
         if isinstance(inner, dict) and _is_envelope(event, inner):
             return self._add_chunk({**event, **inner}, inner, ("response",))
         if event and event.keys().isdisjoint(KNOWN):
-            return self.keep_unknown(event)
+            return self._add_interaction(event) if is_interaction(event) else self.keep_unknown(event)
         return self._add_chunk(event, event, ())
+
+    def _add_interaction(self, event: JSON) -> int:
+        """Folds an event of the Interactions API, or a whole interaction."""
+        interaction = self._interaction
+        if interaction is None:
+            interaction = self._interaction = Interaction()
+            if self.full:
+                interaction.close()
+        flags = CHUNK | (interaction.add(event) if is_event(event) else interaction.take(event))
+        self.ended = self.ended or interaction.ended
+        self.finished = self.finished or interaction.ended
+        if interaction.error is not None and self.error is None:
+            self.error = error_details(interaction.error)
+        if self._seeking and flags & CONTENT and (text := interaction.place(event)) is not None:
+            self._plain = (("delta", "text"), text)
+        return flags
 
     def _add_chunk(self, fields: JSON, chunk: JSON, path: tuple[str, ...]) -> int:
         """Folds a chunk; `fields` are its fields with those of its envelope, `path` the way to it in the frame."""
@@ -161,12 +185,18 @@ class Gemini(Fold):
         else:
             cell.add(candidate)
         self._note_parts(cell)
+        if flags and index in self._rounds:
+            self._rounds.discard(index)
+            self._finishes.discard(index)
         if flags & CONTENT and index in self._finishes:
             self.ends_with_finish = False  # early models said the reason on every chunk, some proxies say it first
             if not enum_name(candidate.get("finishReason"), FINISH_REASONS):
                 self.flag("content_after_finish")
         if enum_name(candidate.get("finishReason"), FINISH_REASONS):
             self._finishes.add(index)
+            if _awaits_a_result(content):
+                self._rounds.add(index)
+                self.ends_with_finish = False
         self.finished = self._finishes.issuperset(self._candidates)
         return flags
 
@@ -201,8 +231,10 @@ class Gemini(Fold):
             self._plain = ((*path, "functionCall", "partialArgs", 0, "stringValue"), text)
 
     def response(self) -> JSON | None:
-        out = self._top.value()
         unknown = self.unknown_events
+        if self._interaction is not None:
+            return {**self._interaction.value(), **unknown}
+        out = self._top.value()
         if out is None and not unknown:
             return None
         out = out or {}
@@ -216,6 +248,8 @@ class Gemini(Fold):
 
     def close(self) -> None:
         super().close()
+        if self._interaction is not None:
+            self._interaction.close()
         for candidate in (self._candidates or {}).values():
             candidate.close()
 
@@ -224,19 +258,41 @@ class Gemini(Fold):
         inner = event.get("response")
         if isinstance(inner, dict) and _is_envelope(event, inner):
             event = inner
-        return any(key in event for key in TELLTALES)
+        if any(key in event for key in TELLTALES) or event.get("object") == "interaction":
+            return True
+        return "event_type" in event and is_event(event)
 
     @staticmethod
     def view(response: JSON, data: AccumulatedData) -> None:
         inner = response.get("response")
         if isinstance(inner, dict) and _is_envelope(response, inner):
             response = inner
-        view_response(response, data)
+        if is_interaction(response):
+            view_interaction(response, data)
+        else:
+            view_response(response, data)
+
+    def finish_view(self, data: AccumulatedData) -> None:
+        """Arguments of an interaction's calls are the text that was sent."""
+        texts = self._interaction.texts_of_arguments() if self._interaction is not None else []
+        calls = data.tool_calls or []
+        if len(texts) != len(calls):
+            return
+        for call, text in zip(calls, texts, strict=True):
+            if text is not None and call.function is not None:
+                call.function.arguments = text
 
 
 def _is_envelope(event: JSON, inner: JSON) -> bool:
     """Whether a chunk is wrapped, as Gemini Code Assist and batch results do."""
     return event.keys().isdisjoint(KNOWN - {"error"}) and not inner.keys().isdisjoint(KNOWN)
+
+
+def _awaits_a_result(content: Any) -> bool:
+    """Whether the last part asks a tool that runs at Google's for its result, which comes in the same stream."""
+    parts = content.get("parts") if isinstance(content, Mapping) else None
+    last = parts[-1] if isinstance(parts, list | tuple) and parts else None
+    return isinstance(last, Mapping) and ("executableCode" in last or "toolCall" in last)
 
 
 def _parts_cell(candidate: Fields) -> Parts | None:

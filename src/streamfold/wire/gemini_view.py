@@ -24,7 +24,7 @@ from streamfold.types import (
 from streamfold.wire.gemini_metadata import object_in, objects_in
 from streamfold.wire.usage import count
 
-__all__ = ["BLOCK_REASONS", "FINISH_REASONS", "enum_name", "view_response"]
+__all__ = ["BLOCK_REASONS", "FINISH_REASONS", "enum_name", "token_usage", "view_response"]
 
 FINISH_REASONS: Final = (
     "", "STOP", "MAX_TOKENS", "SAFETY", "RECITATION", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII",
@@ -68,7 +68,7 @@ def view_response(response: JSON, data: AccumulatedData) -> None:
     data.response_id = response.get("responseId") or None
     usage = response.get("usageMetadata")
     data.service_tier = _service_tier(object_in(usage))
-    data.token_usage = _token_usage(usage)
+    data.token_usage = token_usage(usage)
     data.token_usage.server_tool_use = _searches(candidates)
 
 
@@ -235,7 +235,7 @@ def _searches(candidates: list[Mapping[str, Any]]) -> JSON | None:
     return {"web_search_requests": queries} if queries else None
 
 
-def _token_usage(usage: Any) -> TokenUsage:
+def token_usage(usage: Any) -> TokenUsage:
     """Google counts thoughts beside the answer and a tool's results beside the prompt, and its total is their sum.
 
     A count that is not written is zero if the total proves it, and unknown otherwise.
