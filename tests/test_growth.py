@@ -2,16 +2,22 @@
 
 import base64
 import copy
+import importlib
 import itertools
 import json
+import pkgutil
 import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import streamfold.wire
 from streamfold.growth import (
+    MOST_LAYOUTS,
+    MOST_SHARED,
     Base64,
+    ByIndex,
     Extend,
     First,
     Identity,
@@ -166,6 +172,122 @@ def test_identity_notices_change():
     assert cell.changed
 
 
+@pytest.mark.parametrize("rule", [Identity, Model])
+def test_a_record_notices_that_an_identity_changed(rule):
+    """In a record an identity keeps its first value, and its cell says that another one came."""
+    cell = Record(id=rule)()
+    for value in (None, "", "x", None, "x", ""):
+        cell.add({"id": value})
+    assert not isinstance(cell.get("id"), Identity)
+    for value in ("y", "", "x"):
+        cell.add({"id": value})
+    assert cell.get("id").changed
+    assert cell.said("id") == cell.get("id").value() == "x"
+    assert cell.value() == {"id": "x"}
+
+
+def test_null_needs_no_cell():
+    """A field that only ever was null has no cell, but its place among the fields; what comes later is taken."""
+    cell = Record(text=Text, list=Extend)()
+    cell.add({"text": None, "list": None, "id": "x"})
+    assert cell.get("text") is None
+    assert list(cell.value().items()) == [("text", None), ("list", None), ("id", "x")]
+    cell.add({"list": [1], "text": "a"})
+    assert list(cell.value().items()) == [("text", "a"), ("list", [1]), ("id", "x")]
+
+
+def rules_of_all_formats():
+    """The rules of all records that the wire formats declare, by format and field."""
+    for found in pkgutil.iter_modules(streamfold.wire.__path__):
+        module = importlib.import_module(f"streamfold.wire.{found.name}")
+        classes = [value for value in vars(module).values() if isinstance(value, type)]
+        for holder in (module, *classes):
+            for record in vars(holder).values():
+                if isinstance(record, Record):
+                    yield from ((found.name, key, rule) for key, rule in record._rules.items())
+
+
+def test_null_is_null_by_every_rule():
+    """Whatever rule a format gives a field, null alone is null: that is why null needs no cell."""
+    rules = list(rules_of_all_formats())
+    assert len(rules) > 100
+    assert [(name, key) for name, key, rule in rules if grown(rule, None) is not None] == []
+
+
+def test_null_at_first_and_then_closed():
+    """What only was null when the record was closed does not begin to grow."""
+    cell = Record(text=Text)()
+    cell.add({"text": None})
+    cell.close()
+    cell.add({"text": "a"})
+    assert cell.value() == {"text": None}
+
+
+OBJECTS = st.lists(
+    st.dictionaries(st.sampled_from("abcdefgh"), st.none() | st.sampled_from(["", "x", "y"]) | st.integers(0, 2)),
+    max_size=8,
+)
+
+
+@given(st.lists(OBJECTS, min_size=1, max_size=4))
+def test_objects_that_share_their_layouts(streams):
+    """Objects that grow by turns have each what it would have alone, with its fields in the order of their coming."""
+    record = Record(a=Text, b=First, c=Identity)
+    cells = [record() for _ in streams]
+    for turn in range(max(map(len, streams))):
+        for cell, stream in zip(cells, streams, strict=True):
+            if turn < len(stream):
+                cell.add(stream[turn])
+    for cell, stream in zip(cells, streams, strict=True):
+        alone = Record(a=Text, b=First, c=Identity)()
+        for value in stream:
+            alone.add(value)
+        order = dict.fromkeys(key for value in stream for key in value)
+        assert list((cell.value() or {}).items()) == list((alone.value() or {}).items())
+        assert list(cell.value() or {}) == list(order)
+
+
+def layouts_below(layout):
+    """How many layouts lead on from this one."""
+    return sum(1 + layouts_below(longer) for longer in (layout._longer or {}).values())
+
+
+def test_few_layouts_are_shared():
+    """However many objects have fields that no other has, what they leave behind is bounded, and none loses any."""
+    record = Record(text=Text)
+    for number in range(2 * MOST_LAYOUTS):
+        said = {"text": "a", f"field {number}": number, "z": 1}
+        cell = record()
+        cell.add(said)
+        assert cell.value() == said
+    assert layouts_below(record.layout) <= MOST_LAYOUTS
+
+
+def test_a_layout_of_many_fields_is_not_shared():
+    """An object of very many fields, or with a very long name of one, gets a layout of its own, which grows with it."""
+    record = Record()
+    for said in ({str(number): number for number in range(4 * MOST_SHARED)}, {"x" * 1000: 1, "y": 2}):
+        first, second = record(), record()
+        first.add(said)
+        second.add({**said, "more": 1})
+        assert first.value() == said
+        assert second.value() == {**said, "more": 1}
+    assert layouts_below(record.layout) <= MOST_SHARED
+
+
+@given(st.lists(st.tuples(st.integers(-2, 5), st.none() | st.integers())))
+def test_by_index_is_a_dict(entries):
+    """`ByIndex` answers as a dict does, also where an entry is None; its entries come in order of the index."""
+    found, meant = ByIndex(entries), dict(entries)
+    assert len(found) == len(meant)
+    assert found.items() == sorted(meant.items())
+    assert found.values() == [meant[index] for index in sorted(meant)]
+    assert set(found) == set(meant)
+    for index in range(-3, 7):
+        assert (index in found) == (index in meant)
+        assert found.get(index, "none") == meant.get(index, "none")
+
+
 def test_text_is_falsy_until_it_has_characters():
     """A text cell is true once it holds a character, and its length is that of its UTF-8."""
     cell = Text()
@@ -289,6 +411,18 @@ def calls_made(work):
     finally:
         sys.setprofile(None)
     return count
+
+
+def test_new_fields_are_linear():
+    """Twice as many fields in one object cost twice the calls."""
+
+    def feed(count):
+        cell = Record()()
+        for number in range(count):
+            cell.add({str(number): number})
+        cell.value()
+
+    assert calls_made(lambda: feed(4000)) <= 2.2 * calls_made(lambda: feed(2000))
 
 
 @pytest.mark.parametrize("rule", [Text, Base64, Extend, Union, Indexed(Record(t=Text))])

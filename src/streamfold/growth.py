@@ -9,10 +9,16 @@ declares, once and where the field is named, which rule holds; the code that app
 A *rule* is a class (or a `Record`/`Indexed` declaration) that makes a *cell*; a cell takes values with `add` and
 gives the value so far with `value`, any number of times and without disturbing what comes. Two things hold for all:
 
-* null and absent differ: a cell that only ever saw null answers null, a field never sent has no cell at all;
+* null and absent differ: a cell that only ever saw null answers null, a field never sent is not there at all;
 * a value that was handed in is never changed, so a caller may keep (or reuse) the chunk it gave us.
 
 `close()` stops a cell from growing: that is how a stream over its size limit keeps what it has and costs no more.
+
+A process may hold ten thousand live streams, and what one holds beside its text is mostly a handful of objects of a few
+fields each. So little is kept for a field. The value of a scalar rule stands in its record *bare*, without a cell; a
+field that only ever was null has no cell either; and a record keeps no dict but a list of values, of which a `Layout`
+says which field has which place. Streams of one server send the same fields in the same order, so they share their
+layouts (as objects of JavaScript share their "shapes"), and the fields still come out in the order of their coming.
 """
 
 from __future__ import annotations
@@ -20,8 +26,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Mapping
-from operator import itemgetter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from sys import intern
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -503,7 +508,7 @@ class Fields:
 
     def cell(self, key: str) -> Cell:
         """The cell of one field, made if need be."""
-        values, place = self._place(key)
+        _, place = self._place(key)
         cell = self._cell_at(place)
         return cell if cell is not None else self._made(key, place)
 
@@ -625,36 +630,49 @@ class ByIndex(Generic[Entry]):
 
     __slots__ = ("_others", "_zero")
 
-    def __init__(self) -> None:
-        self._zero: Entry | None = None
+    def __init__(self, entries: Iterable[tuple[int, Entry]] = ()) -> None:
+        self._zero: Any = MISSING
         self._others: dict[int, Entry] | None = None
+        for index, entry in entries:
+            self[index] = entry
 
-    def get(self, index: int) -> Entry | None:
+    def get(self, index: int, default: Any = None) -> Any:
         """The entry of that index."""
         if index == 0:
-            return self._zero
-        return self._others.get(index) if self._others is not None else None
+            return self._zero if self._zero is not MISSING else default
+        return self._others.get(index, default) if self._others is not None else default
 
-    def put(self, index: int, entry: Entry) -> Entry:
-        """Adds an entry, or puts it in the place of another; returns it."""
+    def __setitem__(self, index: int, entry: Entry) -> None:
         if index == 0:
             self._zero = entry
         elif self._others is None:
             self._others = {index: entry}
         else:
             self._others[index] = entry
-        return entry
+
+    def __contains__(self, index: int) -> bool:
+        return self.get(index, MISSING) is not MISSING
+
+    def __len__(self) -> int:
+        return (self._zero is not MISSING) + len(self._others or ())
+
+    def __iter__(self) -> Iterator[int]:
+        """The indexes, in no order."""
+        if self._zero is not MISSING:
+            yield 0
+        yield from self._others or ()
 
     def items(self) -> list[tuple[int, Entry]]:
         """Indexes and entries, in order of the index."""
-        found = list(self._others.items()) if self._others is not None else []
-        if self._zero is not None:
-            found.append((0, self._zero))
-        return sorted(found, key=itemgetter(0))
+        return [(index, self.get(index)) for index in sorted(self)]
 
     def values(self) -> list[Entry]:
         """The entries in order of their index."""
-        return [entry for _, entry in self.items()]
+        return [self.get(index) for index in sorted(self)]
+
+
+MISSING: Final = object()
+"""Stands for an entry that is not there."""
 
 
 class IndexedCells:
@@ -690,7 +708,7 @@ class IndexedCells:
         if cell is None:
             if self._shut:
                 return
-            cell = items.put(index, self._entry())
+            cell = items[index] = self._entry()
         cell.add(item)
 
     def value(self) -> list[Any] | None:

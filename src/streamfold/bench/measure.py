@@ -61,8 +61,9 @@ def sample(run: Run, times: int = 1) -> Sample:
 
 
 def _times(run: Run) -> int:
-    """How often a run must be repeated for a sample that lasts."""
-    return max(1, int(LONG_ENOUGH / max(sample(run).cpu, 1)))
+    """How often a run must be repeated for a sample that lasts. The first run of all is not asked: it is cold."""
+    run()
+    return max(1, int(LONG_ENOUGH / sample(run).cpu))
 
 
 def race(floor: Run, runs: Mapping[str, Run], *, rounds: int, patience: float) -> dict[str, Timing]:

@@ -252,13 +252,22 @@ def _message_events(thoughts: list[str], said: list[str], sent: list[str]) -> It
     yield {"type": "message_stop"}
 
 
-def anthropic(thoughts: int = 200, deltas: int = 1000, pieces: int = 200) -> Workload:
-    """Thinking, then text, then a tool call."""
+def anthropic(thoughts: int = 200, deltas: int = 1000, pieces: int = 200, *, padded: bool = False) -> Workload:
+    """Thinking, then text, then a tool call; `padded` with the spaces that Anthropic puts behind most deltas."""
     thought, said = words(thoughts), words(deltas)
     sent, value = fragments(pieces)
     payloads, frames, body = _sse(_message_events(thought, said, sent), named=True, done=False)
+    if padded:
+        payloads = frames = [_spaced(payload, pad) for payload, pad in zip(payloads, _padding(), strict=False)]
+        named = zip(events_of(body), payloads, strict=True)
+        body = b"".join(event[: event.index(b"data: ")] + b"data: " + payload + b"\n\n" for event, payload in named)
     answer = Answer("".join(said), "".join(thought), (value,))
-    return Workload("anthropic", "anthropic-messages", payloads, frames, body, answer, MESSAGE_ID.encode())
+    name = "anthropic-padded" if padded else "anthropic"
+    return Workload(name, "anthropic-messages", payloads, frames, body, answer, MESSAGE_ID.encode())
+
+
+def _spaced(payload: bytes, pad: str) -> bytes:
+    return payload[:-1] + b" " * len(pad) + b"}" if b'"content_block_delta"' in payload else payload
 
 
 STREAMS: Final[dict[str, Callable[[], Workload]]] = {
@@ -267,5 +276,6 @@ STREAMS: Final[dict[str, Callable[[], Workload]]] = {
     "chat-tools": chat_tools,
     "responses": responses,
     "anthropic": anthropic,
+    "anthropic-padded": lambda: anthropic(padded=True),
 }
 """The streams whose speed is measured, by the name of their section."""

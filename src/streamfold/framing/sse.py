@@ -109,8 +109,8 @@ class SSE(Tally):
     def begun(self, data: bytes) -> bytes | None:
         """Hands over the held bytes, for a caller that puts them before `data` and uses `cut` on both.
 
-        What it does not cut is to be fed again, or held if no blank line is in it. None when that would not be right or not be cheap: between CR and LF,
-        in a long event, where a byte order mark may be.
+        What it does not cut is to be fed again, or held if no blank line is in it. None when that would not be right
+        or not be cheap: between CR and LF, in a long event, where a byte order mark may be.
         """
         if self._at_start and not self._tail and data and not data.startswith(BOM[:1]):
             self._at_start = False

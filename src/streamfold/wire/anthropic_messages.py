@@ -40,7 +40,7 @@ from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_chat import finish_reason as openai_finish_reason
 from streamfold.wire.packed import Packed, pack, unpack
-from streamfold.wire.repeat import SPACES, TEXT, NoisyRepeat, Repeat, utf8
+from streamfold.wire.repeat import Repeat, SpacedRepeat, utf8
 from streamfold.wire.surrogates import without_surrogates
 from streamfold.wire.usage import count
 
@@ -91,6 +91,31 @@ COMPLETION = Record(id=First, model=First, completion=Text)
 """A legacy text completion: one flat object, of which each event repeats all but its stretch of text."""
 
 
+class Usual(dict[str, Any]):
+    """The fields of a start that says no more than the type of its block: held once for all streams, and not changed.
+
+    Most blocks start so, and a dict of its own would be the largest part of each.
+    """
+
+    __slots__ = ()
+
+
+_usual: Final[dict[tuple[Any, ...], Usual]] = {}
+"""By type and fields."""
+
+EMPTY_AT_FIRST: Final = frozenset({"type", "text", "thinking", "signature"})
+"""Fields of a usual start; all but the type are empty."""
+
+
+def _held(fields: JSON) -> JSON:
+    """The fields of a block's start, for the block to keep."""
+    kind = fields.get("type")
+    is_prose = kind == "text" or kind == "thinking"
+    if is_prose and fields.keys() <= EMPTY_AT_FIRST and list(fields.values()).count("") == len(fields) - 1:
+        return _usual.setdefault((kind, *fields), Usual(fields))
+    return dict(fields)
+
+
 class Block:
     """One content block. What the start said is kept as it came; a field gets a cell when its first delta arrives."""
 
@@ -98,7 +123,7 @@ class Block:
 
     def __init__(self, index: float, fields: JSON, *, given: bool = False, opened: bool = True) -> None:
         self.index = index
-        self.fields = dict(fields)
+        self.fields = _held(fields)
         self.given = given
         """It came whole, inside a message."""
         self.opened = opened
@@ -156,11 +181,16 @@ class Block:
     def keep(self, key: str, value: Any) -> None:
         """A field of a delta of unknown kind: text is appended, of anything else the latest stays."""
         if value is None:
-            self.fields.setdefault(key, None)
+            self._own_fields().setdefault(key, None)
         elif isinstance(value, str):
             self.text(key).add(value)
         elif not self._shut:
-            self.fields[key] = value
+            self._own_fields()[key] = value
+
+    def _own_fields(self) -> JSON:
+        if type(self.fields) is Usual:
+            self.fields = dict(self.fields)
+        return self.fields
 
     def open(self, fields: JSON) -> None:
         """The start of a block that a delta had to make."""
@@ -278,7 +308,7 @@ class AnthropicMessages(Fold):
         if padding == b"}":
             self.repeat = repeat = Repeat(begun[0], b'"}}', cell, flags)
         else:
-            self.repeat = repeat = NoisyRepeat([begun[0], b'"}', b"}"], [TEXT, SPACES], cell, flags)
+            self.repeat = repeat = SpacedRepeat(begun[0], b'"}', b"}", cell, flags)
         return CHUNK | repeat.take(text, 1)
 
     def add_event(self, event: JSON, name: str | None = None) -> int:

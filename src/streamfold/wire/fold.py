@@ -291,6 +291,7 @@ class Fold(ABC):
 
     def _learn(self, payload: bytes, event: JSON, flags: int) -> None:
         path, target = self._plain  # type: ignore[misc]
+        self._plain = None  # not to be held for as long as the stream
         self._credit -= 1
         try:
             self.repeat = cut(payload, event, path, target, flags, noise=self.noise)

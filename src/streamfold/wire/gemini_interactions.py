@@ -40,7 +40,11 @@ ENDS: Final = frozenset({
 })  # fmt: skip
 """Statuses after which nothing more comes."""
 
-STATUSES: Final = frozenset({*ENDS, "queued", "in_progress"})
+ALIVE: Final = frozenset({"queued", "in_progress"})
+STATUSES: Final = ENDS | ALIVE
+
+LAST: Final = frozenset({"interaction.completed", "interaction.complete"})
+"""The event after which nothing more comes, now and in the first version."""
 
 FINISHES: Final = {
     "completed": "stop",
@@ -73,13 +77,15 @@ def is_interaction(response: Mapping[str, Any]) -> bool:
 class Contents:
     """The contents of an answer, or of a thought's summary. A stretch continues the last one if it is of its kind."""
 
-    __slots__ = ("_parts", "_shut")
+    __slots__ = ("_null", "_parts", "_shut")
 
     def __init__(self) -> None:
+        self._null = True  # nothing but null so far
         self._parts: list[Cell] = []
         self._shut = False
 
     def add(self, value: Any) -> None:
+        self._null = self._null and value is None
         for part in value if isinstance(value, list) else (value,):
             if isinstance(part, dict) and not self._shut:
                 self._add_part(part)
@@ -100,8 +106,8 @@ class Contents:
         last = self._parts[-1] if self._parts else None
         return last if isinstance(last, Fields) else None
 
-    def value(self) -> list[Any]:
-        return [part.value() for part in self._parts]
+    def value(self) -> list[Any] | None:
+        return [part.value() for part in self._parts] if not self._null else None
 
     def close(self) -> None:
         self._shut = True
@@ -146,7 +152,7 @@ STEP = Record(
 class Interaction:
     """A growing `Interaction`."""
 
-    __slots__ = ("_by_index", "_shut", "_steps", "_whole", "ended", "error", "top")
+    __slots__ = ("_by_index", "_counted", "_shut", "_steps", "_whole", "ended", "error", "top")
 
     def __init__(self) -> None:
         self.top: Fields = INTERACTION()
@@ -154,6 +160,8 @@ class Interaction:
         self.ended = False
         self._steps: bool | None = None  # whether the list is called `steps`; None while there is none
         self._by_index: dict[int, Fields] = {}
+        self._counted: JSON = {}
+        """The usage so far, which any event may have beside it. The interaction's own comes with the last event."""
         self._whole: JSON = {}
         """Lists that the last event brought whole, which are believed over what was streamed."""
         self._shut = False
@@ -161,6 +169,9 @@ class Interaction:
     def add(self, event: JSON) -> int:
         """Folds an event. Returns what it brought, as flags of `fold`."""
         kind = event["event_type"]
+        counted = event.get("usage") or object_in(event.get("metadata")).get("total_usage")
+        if counted:
+            self._counted = dict(object_in(counted)) or self._counted
         if kind == "error":
             self.error = event["error"]
             return 0
@@ -172,7 +183,6 @@ class Interaction:
             return self._start(index, object_in(event.get("step" if steps else "content")))
         if kind.endswith(".delta"):
             return self._grow(index, object_in(event.get("delta")), steps)
-        self.top.add({"usage": event["usage"]} if event.get("usage") else {})
         return 0
 
     def take(self, interaction: JSON) -> int:
@@ -207,6 +217,10 @@ class Interaction:
         if self._steps is not None:
             key = "steps" if self._steps else "outputs"
             out[key] = [self._by_index[index].value() or {} for index in sorted(self._by_index)]
+        if self._counted and not out.get("usage"):
+            out["usage"] = self._counted
+        if out.get("id") == "":  # an interaction that is not stored has none, but for its events
+            del out["id"]
         return {**out, **self._whole}
 
     def texts_of_arguments(self) -> list[str | None]:
@@ -222,16 +236,20 @@ class Interaction:
     def _add_interaction(self, event: JSON) -> int:
         said = event.get("interaction")
         if isinstance(said, dict):
-            return self.take(said)
-        status = {"id": event.get("interaction_id"), "status": event.get("status"), "usage": event.get("usage")}
-        self.top.add({key: value for key, value in status.items() if value})
-        return 0
+            flags = self.take(said)
+        else:
+            flags = 0
+            status = {"id": event.get("interaction_id"), "status": event.get("status")}
+            self.top.add({key: value for key, value in status.items() if value})
+        if event["event_type"] in LAST and object_in(said).get("status") not in ALIVE:
+            self.ended = True
+        return flags
 
     def _start(self, index: int, said: Mapping[str, Any]) -> int:
         step = self._step(index)
         if step is None:
             return 0
-        step.add(dict(said))
+        step.add(_said(said))
         return _brings(said.get("type"), said)
 
     def _grow(self, index: int, delta: Mapping[str, Any], steps: bool) -> int:
@@ -239,8 +257,9 @@ class Interaction:
         kind = delta.get("type")
         if step is None:
             return 0
+        delta = _said(delta)
         fields = {key: value for key, value in delta.items() if key != "type"}
-        if kind == "text_annotation_delta":
+        if kind in ("text_annotation_delta", "text_annotation"):
             content = step.get("content")
             last = content.last if isinstance(content, Contents) else None
             (last or step).add(fields)
@@ -267,6 +286,11 @@ class Interaction:
         if step is None and not self._shut:
             step = self._by_index[index] = STEP()
         return step
+
+
+def _said(fields: Mapping[str, Any]) -> JSON:
+    """The fields of a step but for an empty signature: a step that is not signed has none unstreamed."""
+    return {key: value for key, value in fields.items() if key != "signature" or value != ""}
 
 
 def _sent(call: Fields) -> str | None:

@@ -198,8 +198,8 @@ class MistralChat(OpenAIChat):
     def _add_choice(self, choice: Mapping[str, Any], place: int) -> int:
         index = index_of(choice.get("index"))
         index = place if index is None else index
-        if self._choices is not None and self._choices.get(index) is None and not self.full:
-            self._choices.put(index, CHOICE())
+        if self._choices is not None and index not in self._choices and not self.full:
+            self._choices[index] = CHOICE()
         flags = super()._add_choice(choice, place)
         delta = choice.get("delta")
         if isinstance(delta, dict) and isinstance(delta.get("content"), list):

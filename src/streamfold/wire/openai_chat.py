@@ -40,6 +40,7 @@ from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_message import (
     LOGPROBS,
     MESSAGE,
+    OF_A_DELTA,
     Content,
     ToolCalls,
     Whole,
@@ -52,7 +53,7 @@ from streamfold.wire.openai_message import (
     of_one_token,
     resent_arguments,
 )
-from streamfold.wire.usage import is_consistent, openai_usage
+from streamfold.wire.usage import is_consistent, openai_usage, provider_cost
 
 __all__ = ["FAILURES", "OpenAIChat", "chat_choice", "finish_reason"]
 
@@ -83,6 +84,7 @@ CHUNK_RECORD = Record(
     p=Skip,  # the same, of Mistral and of servers that pass it on
     sequence_number=Skip,  # of one chunk: a response has none
     prompt_progress=Skip,  # llama.cpp: how much of the prompt has been read
+    stream_options=Skip,  # of the request (LiteLLM)
     system_fingerprint=Label,
     service_tier=Label,
     error=Latest,
@@ -99,6 +101,9 @@ STREAMED_OBJECTS = ("chat.completion.chunk", "chat.reasoning", "chat.reasoning.d
 
 LAST_OBJECTS = ("chat.completion", "chat.completion.done")
 """What the last chunk may call itself: a whole response where a stream was expected, or the end of Perplexity's."""
+
+OF_A_CHUNK = ("obfuscation", "p", "prompt_progress", "sequence_number", "stream_options", "token")
+"""Fields of a chunk that no response has."""
 
 NUMBERS = (float, int)
 
@@ -168,7 +173,7 @@ class OpenAIChat(Fold):
         if cell is None:
             if self.full:
                 return 0
-            cell = self._choices.put(index, CHOICE())
+            cell = self._choices[index] = CHOICE()
         delta = choice.get("delta")
         flags = brings(delta) if isinstance(delta, dict) else 0
         if self.finished and flags & CONTENT and cell.said("finish_reason"):
@@ -234,12 +239,11 @@ class OpenAIChat(Fold):
         top = self._top.value()
         if top is None:
             return None
-        for key in ("obfuscation", "p", "prompt_progress", "sequence_number", "token"):
+        for key in OF_A_CHUNK:
             top.pop(key, None)
         if self._choices is not None:
             top["choices"] = [_choice_value(index, cell) for index, cell in self._choices.items()]
-        if not top.get("usage") and (usage := _usage_of(top)):
-            top["usage"] = usage  # where the unstreamed response of the same server has it
+        _move_usage(top)
         if top.get("object") in STREAMED_OBJECTS:
             top["object"] = "chat.completion"
         return top
@@ -299,9 +303,14 @@ class OpenAIChat(Fold):
         data.response_model = response.get("model") or None
         data.response_id = response.get("id") or None
         data.system_fingerprint = response.get("system_fingerprint") or None
-        data.service_tier = response.get("service_tier") or None
         usage = _usage_of(response)
+        tier = response.get("service_tier")
+        if not tier and isinstance(usage, dict):
+            tier = usage.get("service_tier")  # Mistral says it there
+        data.service_tier = tier if isinstance(tier, str) and tier else None
         data.token_usage = openai_usage(usage)
+        if isinstance(cost := response.get("cost"), dict):  # Venice; a bare number would have no currency
+            data.cost = provider_cost({"cost": cost})
 
 
 def _is_whole(choices: Any, said: str) -> bool:
@@ -343,12 +352,34 @@ def _choice_value(index: int, cell: Fields) -> JSON:
             out[key] = value
     if "message" in out:
         out.pop("text", None)
-        out["message"].pop("token_id", None)
+        for key in OF_A_DELTA:
+            out["message"].pop(key, None)
     whole = cell.get("message")
     if whole is not None and isinstance(said := whole.value(), dict):
         streamed = out.get("message") or {}
         out["message"] = {**said, **{key: item for key, item in streamed.items() if not is_empty(item) and item != []}}
     return out
+
+
+def _move_usage(response: JSON) -> None:
+    """Moves usage to the top, where the unstreamed response of the same server has it.
+
+    What differs from the top stays where it was said.
+    """
+    usage = _usage_of(response)
+    if not usage:
+        return
+    response["usage"] = usage
+    groq = response.get("x_groq")
+    if isinstance(groq, dict) and (groq.get("usage") == usage or "usage_breakdown" in groq):
+        response["x_groq"] = groq = dict(groq)
+        if groq.get("usage") == usage:
+            del groq["usage"]
+        if response.get("usage_breakdown") is None and "usage_breakdown" in groq:
+            response["usage_breakdown"] = groq.pop("usage_breakdown")
+    for choice in objects(response.get("choices")):
+        if choice.get("usage") == usage:
+            del choice["usage"]
 
 
 def _usage_of(response: JSON) -> Any:

@@ -236,7 +236,7 @@ class OpenAICompletions(Fold):
 
     @classmethod
     def recognises(cls, event: JSON, name: str | None) -> bool:
-        if event.get("object") == "text_completion":
+        if event.get("object") == "text_completion" or (event.keys() == {"value"} and isinstance(event["value"], str)):
             return True
         choices = event.get("choices")
         first = choices[0] if isinstance(choices, list) and choices else None

@@ -37,6 +37,7 @@ from streamfold.wire.fold import CONTENT, OUTPUT
 __all__ = [
     "LOGPROBS",
     "MESSAGE",
+    "OF_A_DELTA",
     "Content",
     "ToolCalls",
     "Whole",
@@ -54,7 +55,8 @@ __all__ = [
 class Name:
     """A tool's name. Some servers split it, others repeat the whole of it on every delta.
 
-    A fragment is joined only while no argument has arrived and it differs from the whole name so far.
+    A fragment is joined only while no argument has arrived and it differs from the whole name so far. Streams share
+    the name: an application has few tools.
     """
 
     __slots__ = ("_value",)
@@ -66,7 +68,7 @@ class Name:
         if not isinstance(value, str):
             return
         if not self._value:
-            self._value = value
+            self._value = Word.grow(None, value)
         elif not arguments_begun and value != self._value:
             self._value += value
 
@@ -583,7 +585,7 @@ class Content:
         grows = kind in GROWING_PARTS and not isinstance(part.get("summary"), str)
         if grows and isinstance(last, Fields) and last.said("type") == kind:
             last.add(part)
-        else:
+        elif kind != "thinking" or part.get(kind):  # without a thought it is the mark that thinking is over (Mistral)
             cell = (self.part if grows else Latest)()
             cell.add(part)
             self._parts.append(cell)
@@ -615,6 +617,7 @@ REASONING_KEYS = ("reasoning", "reasoning_content", "reasoning_text", "thinking"
 MESSAGE = Record(
     role=Word,
     token_id=Skip,  # of one token (Together): a message has many
+    channel=Skip,  # of the model, in which one delta was said (Groq)
     content=Content,
     content_list=Content,  # the same as parts, and as `text` once more (Snowflake)
     text=Text,
@@ -634,6 +637,9 @@ MESSAGE = Record(
     thinking_blocks=Entries,
     provider_specific_fields=Merge,
 )
+
+OF_A_DELTA = ("token_id", "channel")
+"""Fields of a delta that no message has."""
 
 LOGPROBS = Record(
     content=Extend,

@@ -138,7 +138,9 @@ AWAITS_CALLER: Final = "requires_action"
 WHOLE: Final = "response"
 """Stands for the type of a body that is a whole unstreamed response and has none."""
 
-BESIDE_THE_RESPONSE: Final = frozenset({"type", "response", "sequence_number", "obfuscation", "error", "event_id"})
+BESIDE_THE_RESPONSE: Final = frozenset(
+    {"type", "response", "sequence_number", "obfuscation", "error", "event_id", "prompt_progress"}
+)
 """Fields of a lifecycle event that are no part of the response."""
 
 MAX_MISSING_NUMBERS: Final = 4096

@@ -17,8 +17,8 @@ What must be right, and why it is:
 * The hole must hold a valid string body. Without backslash, quote or control character that is seen at once; with
   one, the JSON decoder judges. Anything doubtful is a miss, and a miss takes the complete way.
 * Some frames carry more that changes and means nothing to the answer: OpenAI's `obfuscation` (padding against traffic
-  analysis), the `sequence_number` of the Responses API, the spaces that Anthropic pads with, and what a format calls
-  its `noise` (Ollama's `created_at`). They are holes as well.
+  analysis), the `sequence_number` of the Responses API, and what a format calls its `noise` (Ollama's `created_at`).
+  They are holes as well; so are the spaces that Anthropic pads with.
 * Any other frame in between ends the pattern: it may have changed what the pattern takes as unchanged.
 
 Frames that repeat mostly come in runs, and a run is folded without a look at each of its frames: cut apart at what is
@@ -44,13 +44,12 @@ import msgspec
 from streamfold.growth import Text
 from streamfold.wire.flat import Flat, Holes, shared_flat
 
-__all__ = ["SPACES", "TEXT", "NoisyRepeat", "Repeat", "cut", "utf8"]
+__all__ = ["NoisyRepeat", "Repeat", "SpacedRepeat", "cut", "utf8"]
 
 TEXT: Final = 0
 PADDING: Final = 1
 NUMBER: Final = 2
-SPACES: Final = 3
-"""Kinds of holes. Anthropic's padding against traffic analysis are spaces between two brackets."""
+"""Kinds of holes."""
 
 LF: Final = 10
 QUOTE: Final = 34
@@ -93,7 +92,6 @@ HOLES: Final = {
     TEXT: rb'([^"\\\x00-\x1f]*+(?:\\[^\x00-\x1f][^"\\\x00-\x1f]*+)*+)',
     PADDING: rb"([0-9A-Za-z:.+_-]++)",
     NUMBER: rb"(\d++)",
-    SPACES: rb"( *+)",
 }
 """What each kind of hole looks like. Possessive, so that a frame that does not fit costs no more than its length."""
 _PROBE = b"\\u0001probe"
@@ -250,6 +248,35 @@ class Repeat:
         return utf8(body)
 
 
+class SpacedRepeat(Repeat):
+    """A frame with spaces before its suffix, as Anthropic pads against traffic analysis.
+
+    Its body is the text, what always follows the text (`ending`), and the spaces.
+    """
+
+    __slots__ = ("_ending",)
+
+    def __init__(self, prefix: bytes, ending: bytes, suffix: bytes, target: Text, flags: int) -> None:
+        super().__init__(prefix, suffix, target, flags)
+        self._ending = ending
+
+    def one(self, data: bytes) -> int | None:
+        body = _body_of(data, self._begin, self._end)
+        text = self._body(body, 0) if body is not None else None
+        return self.take(text, 1) if text is not None else None
+
+    def _body(self, body: bytes, place: int) -> bytes | None:
+        body = body.rstrip(b" ")
+        return utf8(body.removesuffix(self._ending)) if body.endswith(self._ending) else None
+
+    def _text(self, bodies: list[bytes]) -> bytes | None:
+        bare = list(map(bytes.rstrip, bodies, repeat(b" ")))
+        texts = list(map(bytes.removesuffix, bare, repeat(self._ending)))
+        if len(b"".join(bare)) - len(b"".join(texts)) != len(bodies) * len(self._ending):
+            return None
+        return _strings(texts)
+
+
 class NoisyRepeat(Repeat):
     """A frame with several holes, of which one is text that counts. Its body is the holes and what is between them."""
 
@@ -350,8 +377,6 @@ class NoisyRepeat(Repeat):
         """Whether a hole holds padding as expected, or the number that is due; others are for the complete way."""
         if kind == PADDING:
             return hole.isalnum() or _is_noise(hole) is not None
-        if kind == SPACES:
-            return not hole.strip(b" ")
         return hole == b"%d" % (self._number + place + 1)
 
     def _text(self, bodies: list[bytes]) -> bytes | None:
@@ -372,9 +397,6 @@ class NoisyRepeat(Repeat):
                 text = _strings(column)
             elif kind == PADDING:
                 if not _is_noise(b"".join(column)):
-                    return None
-            elif kind == SPACES:
-                if b"".join(column).strip(b" "):
                     return None
             elif _numbers(column) != list(range(self._number + 1, self._number + 1 + len(bodies))):
                 return None

@@ -28,7 +28,7 @@ from itertools import pairwise
 from sys import intern
 from typing import Any, Final, NamedTuple
 
-from streamfold.growth import Base64, Extend, Text, index_of
+from streamfold.growth import Base64, ByIndex, Extend, Text, index_of
 from streamfold.types import JSON
 from streamfold.wire.fold import CONTENT, OUTPUT
 
@@ -41,7 +41,7 @@ class Branch(dict[str, Any]):
     __slots__ = ()
 
 
-class Slots(dict[int, Any]):
+class Slots(ByIndex[Any]):
     """A list in which something grows, by index."""
 
     __slots__ = ()
@@ -57,14 +57,14 @@ GROWING: Final = (Branch, Slots, Text, Extend, Base64)
 """Types of the nodes in which something grows."""
 
 
-def _branch(parent: dict[Any, Any], key: Any) -> Branch:
+def _branch(parent: Branch | Slots, key: Any) -> Branch:
     found = parent.get(key)
     if type(found) is not Branch:
         found = parent[key] = Branch(found) if isinstance(found, dict) else Branch()
     return found
 
 
-def _slots(parent: dict[Any, Any], key: Any) -> Slots:
+def _slots(parent: Branch | Slots, key: Any) -> Slots:
     found = parent.get(key)
     if type(found) is not Slots:
         found = parent[key] = Slots(enumerate(found)) if isinstance(found, list) else Slots()
@@ -85,8 +85,7 @@ def _plain(node: Any) -> Any:
 
 def _listed(slots: Slots) -> list[Any]:
     out: list[Any] = []
-    for index in sorted(slots):
-        value = slots[index]
+    for value in slots.values():
         if type(value) is Stretch:
             out.extend(value)
         else:
@@ -288,9 +287,9 @@ class Item:
             part["type"] = kind
         return part
 
-    def _place(self, leaf: Leaf, event: Mapping[str, Any]) -> tuple[dict[Any, Any], Any]:
+    def _place(self, leaf: Leaf, event: Mapping[str, Any]) -> tuple[Branch | Slots, Any]:
         """The object or list that holds the string of a leaf, and the string's key in it."""
-        node: dict[Any, Any] = self.tree
+        node: Any = self.tree
         for step, is_index, lead in leaf.way:
             node = lead(node, place_of(event, step) if is_index else step)
         if leaf.part is not None and "type" not in node:
@@ -331,8 +330,11 @@ def _lay_under(tree: dict[Any, Any], snapshot: Mapping[str, Any]) -> None:
             tree[key] = value
 
 
-Name = int | str | tuple[int, str]
-"""What an item is found by: its index, its id, or both of them where several items have one index."""
+Name = int | str | tuple[int | str, str]
+"""What an item is found by: its index, its id, or both of them where several items have one index.
+
+An item that has neither is found by its type and its call id, if it has one.
+"""
 
 
 FEW_NAMES: Final = 4
@@ -382,7 +384,7 @@ class Items:
     def added(self, event: Mapping[str, Any], snapshot: JSON, *, replay: bool) -> tuple[Item, bool]:
         """Takes a new item. Returns it, and whether it had been introduced before."""
         index, identity = index_of(event.get("output_index")), _id(snapshot.get("id"))
-        item = self._known(index, identity, snapshot.get("type"))
+        item = self._of_snapshot(index, identity, snapshot)
         if item is not None and not item.introduced and _is_apart(item, snapshot.get("type")):
             self._name(_aside(item, item.tree["type"]), item)
             item = None
@@ -405,7 +407,7 @@ class Items:
     def finished(self, event: Mapping[str, Any], snapshot: JSON) -> Item:
         """The item that a `done` event tells all of."""
         index, identity = index_of(event.get("output_index")), _id(snapshot.get("id"))
-        item = self._known(index, identity, snapshot.get("type"))
+        item = self._of_snapshot(index, identity, snapshot)
         is_same = item is not None and identity is not None and identity == item.id
         if item is not None and not item.done and not is_same and _is_apart(item, snapshot.get("type")):
             item = self._beside(item, snapshot["type"])
@@ -427,6 +429,13 @@ class Items:
         if index is not None:
             return None
         return next((item for item in reversed(self._order) if item.tree.get("type") == kind), None)
+
+    def _of_snapshot(self, index: int | None, identity: str | None, snapshot: JSON) -> Item | None:
+        """The item that a snapshot is of. A call that has neither index nor id is named by its call id."""
+        item = None
+        if index is None and identity is None and (name := _name_of_call(snapshot)) is not None:
+            item = self._named(name)
+        return item or self._known(index, identity, snapshot.get("type"))
 
     def _at_index(self, newest: Item, index: int, identity: str | None) -> Item | None:
         """The item at an index whose newest item has another id: an older one, or the newest under a new id."""
@@ -456,6 +465,11 @@ class Items:
         if item.id is not None:
             self._name(item.id, item)
         if item.index is None:
+            name = _name_of_call(item.tree) if item.id is None else None
+            if name is not None:
+                self._name(name, item)
+                if self._named(name[1]) is None:  # deltas may take it for the item's id (llama.cpp)
+                    self._name(name[1], item)
             return
         other = self._named(item.index)
         if other is not None and other is not item:
@@ -488,6 +502,12 @@ class Items:
 
 def _id(identity: Any) -> str | None:
     return identity if isinstance(identity, str) and identity else None
+
+
+def _name_of_call(snapshot: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What names a call, or what a call returned, where nothing else does."""
+    kind, call = _id(snapshot.get("type")), _id(snapshot.get("call_id"))
+    return (kind, call) if kind is not None and call is not None else None
 
 
 def _slim(snapshot: JSON) -> JSON:
@@ -536,8 +556,12 @@ WORDS: Final = frozenset({"type", "status", "role", "phase"})
 
 FINAL_STATUS: Final = ("completed", "incomplete", "failed")
 
-OPAQUE: Final = frozenset({"id", "status", "encrypted_content", "fingerprint", "logprobs"})
-"""Fields that differ from copy to copy of one item: encrypted anew, rounded, or still under way in the earlier one."""
+OPAQUE: Final = frozenset({"id", "status", "encrypted_content", "fingerprint", "logprobs", "sources"})
+"""Fields that differ from copy to copy of one item.
+
+They are encrypted anew, rounded, still under way in the earlier copy, or put together anew: the last event of xAI gives
+each of its searches the sources of all of them, in another order.
+"""
 
 
 def _says_nothing(value: Any) -> bool:
@@ -604,6 +628,8 @@ def reconciled(final: list[Any], built: list[JSON]) -> tuple[list[Any], bool]:
     The final list decides what the items are and how they are ordered. An item that it leaves out is put after the
     one it followed in the stream. Returns the output, and whether both told the same.
     """
+    if final == built:  # as nearly all are
+        return built, True
     partners = _partners(final, built)
     same = len(final) == len(built) == len(partners)
     places = {partner: place for place, partner in partners.items()}
