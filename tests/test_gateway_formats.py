@@ -52,6 +52,7 @@ PATHS = [
         "gemini",
         "gemini-2.5-pro",
     ),
+    ("POST", "/v1beta/interactions", "gemini", None),
     ("POST", "/v1beta/models/text-embedding-004:embedContent", "passthrough", "text-embedding-004"),
     ("POST", "/model/amazon.nova-lite-v1%3A0/converse", "bedrock-converse", "amazon.nova-lite-v1:0"),
     ("POST", "/model/amazon.nova-lite-v1:0/converse-stream", "bedrock-converse", "amazon.nova-lite-v1:0"),

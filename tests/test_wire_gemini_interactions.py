@@ -190,6 +190,22 @@ STEPS = {
         [text("b", 1), text("a", 0)],
         [{"type": "model_output", "content": [{"type": "text", "text": each}]} for each in "ab"],
     ),
+    "a step that is not signed": (
+        [
+            step(0, type="code_execution_result", call_id="c", signature=""),
+            delta(0, type="code_execution_result", result="1", is_error=False),
+        ],
+        [{"type": "code_execution_result", "call_id": "c", "result": "1", "is_error": False}],
+    ),
+    "sources by the other name": (
+        [text("a"), delta(0, type="text_annotation", annotations=[{"type": "url_citation", "url": "u"}])],
+        [
+            {
+                "type": "model_output",
+                "content": [{"type": "text", "text": "a", "annotations": [{"type": "url_citation", "url": "u"}]}],
+            }
+        ],
+    ),
     "a call without arguments": (
         [step(0, type="function_call", id="c", name="now", arguments={})],
         [{"type": "function_call", "id": "c", "name": "now", "arguments": {}}],
@@ -251,6 +267,13 @@ def test_statuses(status, outcome, word):
     assert data.output_message.content == "a"
 
 
+def test_a_last_event_that_says_little():
+    """The last event ends the interaction even where it names no status."""
+    for event in ({"event_type": "interaction.completed"}, {"event_type": "interaction.complete", "interaction": {}}):
+        assert done_of(CREATED, text("a"), event).status == "success"
+    assert done_of(CREATED, text("a"), completed("in_progress")).status == "truncated"
+
+
 def test_an_error_event():
     """An error inside the stream is an error, and what came before it stays."""
     failed = {"event_type": "error", "error": {"code": "503", "message": "Overloaded"}}
@@ -264,6 +287,36 @@ def test_a_stream_that_is_cut():
     data = done_of(CREATED, text("a"))
     assert (data.status, data.response_id, data.finish_reason) == ("truncated", "v1_a", None)
     assert done_of(CREATED).response_id == "v1_a"
+
+
+def test_an_interaction_that_is_not_stored():
+    """It has no id: the events say an empty one, the unstreamed interaction none."""
+    created = {"event_type": "interaction.created", "interaction": {"id": "", "object": "interaction"}}
+    update = {"event_type": "interaction.status_update", "interaction_id": "", "status": "in_progress"}
+    ended = {"event_type": "interaction.completed", "interaction": {"id": "", "status": "completed"}}
+    data = done_of(created, update, text("a"), ended)
+    assert data.response == {
+        "object": "interaction",
+        "status": "completed",
+        "steps": [{"type": "model_output", "content": [{"type": "text", "text": "a"}]}],
+    }
+    assert (data.response_id, data.status, data.integrity.anomalies) == (None, "success", [])
+
+
+COUNTED = {"total_input_tokens": 8, "total_output_tokens": 3, "total_tokens": 11}
+
+
+@pytest.mark.parametrize(
+    "beside", [{"metadata": {"total_usage": COUNTED}}, {"usage": COUNTED, "step_usage": {"total_tokens": 2}}]
+)
+def test_the_usage_so_far(beside):
+    """A stream that is cut has the usage that came beside its last event; a whole one has that of its end."""
+    counted = COUNTED
+    stop = {"event_type": "step.stop", "index": 0, **beside}
+    cut = done_of(CREATED, text("a"), stop)
+    assert (cut.response["usage"], cut.token_usage.total_tokens, cut.status) == (counted, 11, "truncated")
+    whole = done_of(CREATED, text("a"), stop, completed(usage={"total_tokens": 12}))
+    assert whole.response["usage"] == {"total_tokens": 12}
 
 
 def test_the_size_limit():

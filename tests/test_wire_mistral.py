@@ -123,9 +123,21 @@ CONTENTS = {
         [[{"type": "thinking", "thinking": "a"}], [{"type": "thinking", "thinking": "b"}]],
         [{"type": "thinking", "thinking": "ab"}],
     ),
-    "closed thoughts do not": (
-        [[thinking("a", closed=True)], [thinking("b")]],
+    "closed thoughts do": (
+        ["", [thinking("a")], [thinking("b", closed=True)], [thinking("c")], [thinking("d", closed=True)], "e"],
+        [thinking("abcd", closed=True), {"type": "text", "text": "e"}],
+    ),
+    "closed thoughts in one list do not": (
+        [[thinking("a", closed=True), thinking("b")]],
         [thinking("a", closed=True), thinking("b")],
+    ),
+    "the end of a thought is no part": (
+        [[thinking("a", closed=True)], [{"type": "thinking", "thinking": []}], "b"],
+        [thinking("a", closed=True), {"type": "text", "text": "b"}],
+    ),
+    "nor the end of none": (
+        ["a", [{"type": "thinking", "thinking": []}, {"type": "text", "text": "b"}]],
+        [{"type": "text", "text": "ab"}],
     ),
     "open ones do": ([[thinking("a", closed=False)], [thinking("b")]], [thinking("ab", closed=False)]),
     "signed thoughts do not": (
@@ -154,7 +166,7 @@ CONTENTS = {
 
 @pytest.mark.parametrize("name", CONTENTS)
 def test_contents(name):
-    """Content is text until a part comes; parts grow while they are of one kind and open."""
+    """Content is text until a part comes; parts grow while they are of one kind."""
     pieces, wanted = CONTENTS[name]
     assert message_of(*[chunk(content=piece) for piece in pieces])["content"] == wanted
 

@@ -165,6 +165,16 @@ def test_usage(counts, wanted, source):
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens, usage.source) == (*wanted, source)
 
 
+@pytest.mark.parametrize(("said", "cached"), [(16, 16), (0, 0), (None, None), ("x", None)])
+def test_what_was_cached(said, cached):
+    """Tokens of the prompt that were in the cache are told, and stay part of the prompt's count."""
+    counts = {"prompt_eval_count": 20, "prompt_eval_cached_count": said, "eval_count": 4}
+    data = streamfold.fold(lines(last(**counts)), "ollama").data
+    details = data.token_usage.prompt_tokens_details
+    assert (details and details.cached_read_tokens, data.token_usage.prompt_tokens) == (cached, 20)
+    assert data.response["prompt_eval_cached_count"] == said
+
+
 # ---------------------------------------------------------------------- oddities
 
 

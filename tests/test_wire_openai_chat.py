@@ -156,6 +156,15 @@ def test_text():
     assert (data.integrity.anomalies, data.integrity.end_marker, data.choices) == ([], True, None)
 
 
+def test_the_tier_that_stands_in_the_usage():
+    """Mistral says the service tier beside the counts; what stands at the top is believed before it."""
+    counted = {"id": "a", "choices": [], "usage": {"total_tokens": 3, "service_tier": "standard"}}
+    for top, tier in ((None, "standard"), ("flex", "flex")):
+        events = [{"id": "a", "choices": [{"index": 0, "delta": {"content": "x"}}], "service_tier": top}, counted]
+        body = b"".join(b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events)
+        assert streamfold.fold(body, format="openai-chat").data.service_tier == tier
+
+
 def test_choices():
     """With n > 1 every choice has its own text and finish reason, sorted by index."""
     data = fixture("two_choices").data
@@ -238,6 +247,13 @@ def test_typed_parts():
         {"type": "reference", "reference_ids": [3]},
     ]
     assert (data.output_message.content, data.output_message.reasoning) == ("Twice daily.", "Two tides a day.")
+
+
+def test_the_mark_that_thinking_is_over_is_no_part():
+    """A stretch of thinking without a thought begins no part, and does not part the text around it."""
+    over = {"type": "thinking", "thinking": []}
+    response = folded(delta({"content": "a"}), delta({"content": [over, {"type": "text", "text": "b"}]})).response()
+    assert response["choices"][0]["message"]["content"] == [{"type": "text", "text": "ab"}]
 
 
 def test_audio():
@@ -942,6 +958,7 @@ def test_usage(said, totals):
         ({"prompt_tokens_details": {"cached_tokens": 7}}, 7),
         ({"prompt_cache_hit_tokens": 7, "prompt_cache_miss_tokens": 1}, 7),
         ({"cached_tokens": 7}, 7),
+        ({"num_cached_tokens": 7}, 7),
         ({"prompt_tokens_details": {"cached_tokens": 0}, "prompt_cache_hit_tokens": 7}, 0),
         ({"prompt_tokens": 9, "cache_read_input_tokens": 7, "cache_creation_input_tokens": 2}, 7),
     ],
@@ -1010,8 +1027,23 @@ def test_provider_cost():
     assert provider_cost({"cost": 0}).total_cost == 0
     assert not provider_cost({"cost": 0.1, "is_byok": True}).complete
     assert provider_cost({"cost": {"total_cost": 0.5}}).total_cost == 0.5
+    assert provider_cost({"cost": {"usd": 0.5, "diem": 0}}).total_cost == 0.5
     for nothing in (None, {}, {"cost": None}, {"cost": "x"}, {"cost": True}, {"cost": float("nan")}, {"cost": {}}):
         assert provider_cost(nothing) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "dollars"),
+    [({"usd": 0.25, "diem": 0}, 0.25), ({"diem": 3}, None), ("0.25", None), (0.25, None), (None, None)],
+)
+def test_cost_beside_the_usage(said, dollars):
+    """Venice names its price at the top, once for each currency: dollars are the cost, and no other number is."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    last = {"choices": [], "usage": usage, "cost": said}
+    response = folded(delta({"content": "a"}), delta({}, "stop"), last).response()
+    assert response["cost"] == said
+    cost = viewed(response).cost
+    assert (cost.total_cost if cost else None) == dollars
 
 
 # ---------------------------------------------------------------------- errors
@@ -1062,8 +1094,9 @@ ERRORS = [
         lambda n: {"obfuscation": "x" * (1 + n % 7)},
         lambda n: {"sequence_number": n},
         lambda n: {"prompt_progress": {"total": 40, "processed": n}},
+        lambda n: {"stream_options": {"include_usage": True}},
     ],
-    ids=["Mistral", "OpenAI", "numbers", "llama.cpp"],
+    ids=["Mistral", "OpenAI", "numbers", "llama.cpp", "LiteLLM"],
 )
 def test_fields_of_a_chunk_that_no_response_has(padding):
     """What pads, numbers or announces a chunk is no part of the response, however the bytes were cut."""
@@ -1074,6 +1107,41 @@ def test_fields_of_a_chunk_that_no_response_has(padding):
     assert whole["choices"][0]["message"]["content"] == "".join(f"{n} " for n in range(40))
     pieces = [body[at : at + 1] for at in range(len(body))]
     assert streamfold.fold(pieces, format="openai-chat").data.response == whole
+
+
+USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
+BREAKDOWN = {"models": [{"model": "m", "usage": USAGE}]}
+OTHER = {**USAGE, "total_tokens": 9}
+
+
+@pytest.mark.parametrize(
+    ("last", "wanted"),
+    [
+        ({"x_groq": {"id": "r", "usage": USAGE}}, {"usage": USAGE, "x_groq": {"id": "r"}}),
+        ({"x_groq": {"id": "r", "usage": USAGE}, "usage": USAGE}, {"usage": USAGE, "x_groq": {"id": "r"}}),
+        (
+            {"x_groq": {"usage": OTHER, "usage_breakdown": BREAKDOWN}, "usage": USAGE},
+            {"usage": USAGE, "x_groq": {"usage": OTHER}, "usage_breakdown": BREAKDOWN},
+        ),
+        ({"choices": [{"index": 0, "usage": USAGE}]}, {"usage": USAGE}),
+        ({"choices": [{"index": 0, "usage": USAGE}], "usage": USAGE}, {"usage": USAGE}),
+    ],
+    ids=["Groq once", "Groq", "Groq, differing", "Moonshot once", "Moonshot"],
+)
+def test_usage_is_where_the_unstreamed_response_has_it(last, wanted):
+    """Usage in an envelope or a choice is at the top of the whole, and stays where it was only if it differs."""
+    last = copy.deepcopy(last)
+    before = copy.deepcopy(last)
+    response = folded(delta({"content": "a"}, "stop"), last).response()
+    assert response.pop("choices") == [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]
+    assert response == wanted
+    assert last == before
+
+
+def test_the_channel_of_a_delta_is_not_that_of_the_message():
+    """Groq says of each delta in which channel the model said it; a message is of more than one."""
+    said = [delta({"channel": "analysis", "reasoning": "Hm."}), delta({"channel": "final", "content": "Six."})]
+    assert message(*said) == {"reasoning": "Hm.", "content": "Six."}
 
 
 @pytest.mark.parametrize(("event", "name", "wanted"), [each[1:] for each in ERRORS], ids=[each[0] for each in ERRORS])

@@ -236,6 +236,9 @@ def test_value_dialect():
     assert fold.response() == {"choices": [{"text": "Sure, here"}]}
     assert not fold.finished
     assert viewed(fold.response()).output_message.content == "Sure, here"
+    assert OpenAICompletions.recognises({"value": "Sure"}, None)
+    assert not OpenAICompletions.recognises({"value": "Sure", "done": False}, None)
+    assert not OpenAICompletions.recognises({"value": 1}, None)
 
 
 def test_chat_style_last_chunk():

@@ -389,6 +389,22 @@ def test_calls_without_ids(kind, index):
     assert folded([created(), *[done(item, index) for item in items], completed()]).response()["output"] == items
 
 
+def test_parallel_calls_that_only_their_call_ids_name():
+    """The deltas of a call may name it by its call id, if it has no other name (llama.cpp), and several may be open."""
+    calls = [{"type": "function_call", "call_id": f"fc_{each}", "name": each, "status": "in_progress"} for each in "ab"]
+    pieces = [("fc_a", '{"x"'), ("fc_b", "{"), ("fc_a", ":1}"), ("fc_b", "}")]
+    grow = {"type": "response.function_call_arguments.delta"}
+    deltas = [{**grow, "item_id": item, "delta": delta} for item, delta in pieces]
+    whole = [{**call, "arguments": text} for call, text in zip(calls, ('{"x":1}', "{}"), strict=True)]
+    ends = [{**call, "status": "completed"} for call in whole]
+    begun = [created(), *[added({**call, "arguments": ""}, None) for call in calls], *deltas]
+    assert folded(begun).response()["output"] == whole
+    for end in (completed(), completed(ends)):
+        fold = folded([*begun, *[done(call, None) for call in ends], end])
+        assert fold.response()["output"] == ends
+        assert fold.anomalies == []
+
+
 def reasoning_delta(delta, item):
     names = {"item_id": item, "output_index": 0, "summary_index": 0}
     return {"type": "response.reasoning_summary_text.delta", **names, "delta": delta}
@@ -688,6 +704,28 @@ def test_nothing_is_lost_when_the_last_event_leaves_something_out():
     fold = folded([created(), done(reasoning, 0), done(call, 1), done(message("Hi"), 2), completed(final)])
     assert fold.response()["output"] == [reasoning, call, message("Hi", "other_id")]
     assert fold.anomalies == ["terminal_differs_from_items"]
+
+
+def test_sources_told_anew_are_no_contradiction():
+    """The last event of xAI gives each search the sources of all of them, in another order; they stand, unflagged."""
+
+    def search(number, *urls):
+        action = {"type": "search", "query": f"q{number}", "sources": [{"type": "url", "url": url} for url in urls]}
+        return {"id": f"ws_{number}", "type": "web_search_call", "status": "completed", "action": action}
+
+    final = [search(0, "c", "a", "b"), search(1, "c", "a", "b"), search(2)]
+    fold = folded(
+        [
+            created(),
+            added({**search(0), "status": "in_progress"}, 0),
+            done(search(0, "a", "b"), 0),
+            done(search(1, "b", "c", "a"), 1),
+            done(search(2), 2),
+            completed(final),
+        ]
+    )
+    assert fold.response()["output"] == final
+    assert fold.anomalies == []
 
 
 def test_a_status_under_way_is_not_kept():

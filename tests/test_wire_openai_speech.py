@@ -96,6 +96,14 @@ def test_nested_pieces_with_their_format():
     assert data.token_usage.total_tokens == 40
 
 
+def test_pieces_that_stand_in_data():
+    """Some servers call the piece `data`, which counts in an event that says it is sound."""
+    events = [{"type": "speech.audio.delta", "data": piece} for piece in ("AAEC", "AwQF")]
+    data = streamfold.fold(sse([*events, {"type": "speech.audio.done"}]), format="auto").data
+    assert (data.format, data.status, data.audio_output.data) == ("openai-speech", "success", bytes(range(6)))
+    assert (data.response, data.integrity.anomalies) == ({"audio": "AAECAwQF"}, [])
+
+
 def test_error_keeps_the_sound():
     """An error event ends the stream as an error; the sound that came before it stays."""
     data = streamfold.fold((FIXTURES / "failed.sse").read_bytes(), format="openai-speech").data

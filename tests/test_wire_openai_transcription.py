@@ -233,6 +233,13 @@ def test_bare_objects_are_pieces():
     assert folded(pieces[0]).ended
 
 
+def test_when_a_stretch_was_heard():
+    """The times of a delta are of its stretch of the text, and no part of the response."""
+    events = [delta("ni", start_time=0, end_time=320), delta("hao", start_time=320, end_time=760)]
+    assert folded(*events, end("nihao")).response() == {"text": "nihao"}
+    assert folded(*events).response() == {"text": "nihao"}
+
+
 def test_unknown_events_are_kept():
     """What is no transcription event is kept and flagged."""
     fold = folded(delta("a"), {"type": "transcript.mood", "mood": "calm"}, {"type": "ping"}, end("a"))

@@ -42,7 +42,9 @@ class Parts:
     """`content` or `thinking`: text, or a list of typed parts, or first the one and then the other.
 
     A stretch of text continues the last part if that is text; a stretch of thinking likewise, unless the part was
-    declared closed or signed.
+    signed. `closed` is said of many a stretch in the middle of one thought, and the unstreamed part says it once: it
+    parts two thoughts only if both came in one list. A stretch without a thought is the mark that thinking is over,
+    and begins no part.
     """
 
     __slots__ = ("_parts", "_shut", "_text")
@@ -59,10 +61,10 @@ class Parts:
         if self._parts is None and not isinstance(value, list | tuple | dict):
             self._text.add(value)
         elif value and not self._shut:
-            for part in value if isinstance(value, list | tuple) else (value,):
-                self._add_part(part)
+            for place, part in enumerate(value if isinstance(value, list | tuple) else (value,)):
+                self._add_part(part, together=place > 0)
 
-    def _add_part(self, part: Any) -> None:
+    def _add_part(self, part: Any, *, together: bool = False) -> None:
         if self._parts is None:
             self._parts = []
             if self._text:
@@ -73,8 +75,10 @@ class Parts:
             part = {"type": "text", "text": part}
         kind = part.get("type")
         last = self._parts[-1] if self._parts else None
-        if kind in GROWING and isinstance(last, Fields) and said(last, "type") == kind and not _is_closed(last):
+        if kind in GROWING and isinstance(last, Fields) and _goes_on(last, kind, together):
             last.add(part)
+            return
+        if kind == "thinking" and not part.get(kind) and not part.get("signature"):
             return
         cell: Cell = self.part() if kind in GROWING else Latest()
         cell.add(part)
@@ -123,8 +127,11 @@ def said(cell: Fields, key: str) -> Any:
     return found.value() if found is not None else None
 
 
-def _is_closed(part: Fields) -> bool:
-    return said(part, "closed") is True or bool(said(part, "signature"))
+def _goes_on(part: Fields, kind: str, together: bool) -> bool:
+    """Whether a stretch of that kind continues the part; `together` if they came in one list."""
+    if said(part, "type") != kind or said(part, "signature"):
+        return False
+    return not (together and said(part, "closed") is True)
 
 
 class Thinking(Parts):

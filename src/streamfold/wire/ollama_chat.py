@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from streamfold.growth import Extend, Fields, Latest, Model, Record, Skip, Text, Union, Word
-from streamfold.types import JSON, AccumulatedData, ChatMessage, StreamType, TokenUsage
+from streamfold.types import JSON, AccumulatedData, ChatMessage, PromptTokensDetails, StreamType, TokenUsage
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_message import objects, tool_call
@@ -47,6 +47,7 @@ RESPONSE = Record(
     total_duration=Latest,
     load_duration=Latest,
     prompt_eval_count=Latest,
+    prompt_eval_cached_count=Latest,
     prompt_eval_duration=Latest,
     eval_count=Latest,
     eval_duration=Latest,
@@ -223,14 +224,18 @@ def _images(images: Any) -> list[JSON]:
 
 
 def _usage(response: Mapping[str, Any]) -> TokenUsage:
-    """Ollama leaves a count of 0 out, and says no total."""
+    """Ollama leaves a count of 0 out, and says no total. What it had in its cache is part of the prompt's count."""
     prompt, completion = count(response.get("prompt_eval_count")), count(response.get("eval_count"))
+    cached = count(response.get("prompt_eval_cached_count"))
+    details = None if cached is None else PromptTokensDetails(cached_read_tokens=cached)
     if prompt is None and completion is None:
         return TokenUsage(source="missing")
-    if prompt is None or completion is None:
-        return TokenUsage(prompt_tokens=prompt, completion_tokens=completion, source="provider")
     return TokenUsage(
-        prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion, source="derived"
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=None if prompt is None or completion is None else prompt + completion,
+        prompt_tokens_details=details,
+        source="provider" if prompt is None or completion is None else "derived",
     )
 
 

@@ -14,7 +14,8 @@ nothing about it, so it counts as one chunk.
 
 The unstreamed API answers with bytes and no JSON, so the native response is ours: `{"audio": base64, "usage": ...}`,
 with whatever else the events said. The dialects need no names: the piece stands in `audio`, in `audio.data`
-(sglang-omni, with the format beside it), in `audio_data` (Mistral) or in `delta` (the Realtime API, older vLLM).
+(sglang-omni, with the format beside it), in `audio_data` (Mistral), in `delta` (the Realtime API, older vLLM) or in
+`data` (VoxCPM).
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ PROBE: Final = 32
 ENDS: Final = frozenset({"speech.audio.done", "response.audio.done", "response.output_audio.done"})
 
 NOT_OF_THE_RESPONSE: Final = frozenset(
-    {"type", "object", "audio", "audio_data", "delta", "error", "index", "sequence_number", "event_id", "obfuscation"}
+    {"type", "object", "audio", "audio_data", "data", "delta", "error", "index"}
+    | {"sequence_number", "event_id", "obfuscation"}
 )
 """Fields of an event that are about the event, or are put into the response by other means."""
 
@@ -222,8 +224,8 @@ def _audio_of(event: JSON, kind: str | None) -> Any:
             value = value.get("data")
         if value is not None:
             return value
-    # `delta` means many things; here it counts only where the event says what it is.
-    return event.get("delta") if kind is not None and kind.endswith("audio.delta") else None
+    # `delta` and `data` mean many things; here they count only where the event says what it is.
+    return event.get("delta", event.get("data")) if kind is not None and kind.endswith("audio.delta") else None
 
 
 def _read_piece(left_over: str, document: str) -> tuple[bytes, str] | None:

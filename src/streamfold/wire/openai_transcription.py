@@ -40,6 +40,9 @@ NOT_OF_THE_RESPONSE: Final = frozenset(
 )
 """Fields of an event that are about the event, or are put into the response by other means."""
 
+OF_A_DELTA: Final = frozenset({"logprobs", "start_time", "end_time"})
+"""Fields of a delta that speak of its stretch of the text (StepFun says when it was heard)."""
+
 TRANSCRIPT = Record(id=Identity, created=First, model=Model, language=Latest, usage=Merge)
 
 OUTPUT_FIELDS: Final = ("text", "task", "language", "languages", "duration", "segments", "words", "logprobs")
@@ -94,7 +97,7 @@ class OpenAITranscription(Fold):
         if logprobs:
             self._logprobs.add(logprobs)
         self._fields.add(
-            {k: v for k, v in event.items() if k not in NOT_OF_THE_RESPONSE and k not in (key, "logprobs")}
+            {k: v for k, v in event.items() if k != key and k not in NOT_OF_THE_RESPONSE and k not in OF_A_DELTA}
         )
         return self._add_text(event.get(key), None if logprobs else (key,))
 
