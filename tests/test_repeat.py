@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from streamfold.growth import Text
 from streamfold.stream import StreamAccumulator
+from streamfold.testing import fold_pieces
 from streamfold.wire.anthropic_messages import AnthropicMessages
 from streamfold.wire.openai_chat import OpenAIChat
 from streamfold.wire.openai_responses import OpenAIResponses
@@ -345,19 +346,28 @@ class Counting(OpenAIChat):
 @settings(max_examples=300, deadline=None)
 @given(streams(), st.data())
 def test_bytes_equal_the_complete_way(payloads, data):
-    """The same holds from the bytes on, cut anywhere."""
-    body = b"".join(b"data: " + payload + b"\n\n" for payload in payloads)
-    stream, slow = StreamAccumulator("openai-chat"), OpenAIChat()
+    """The same holds from the bytes on, cut anywhere, for one event a read, for one payload a call, and for a mix."""
+    events = [b"data: " + payload + b"\n\n" for payload in payloads]
+    body = b"".join(events)
+    cut, paced, single, mixed = (StreamAccumulator("openai-chat") for _ in range(4))
     at = 0
     while at < len(body):
         size = data.draw(st.integers(1, 3000))
-        stream.feed(body[at : at + size])
+        cut.feed(body[at : at + size])
         at += size
-    for payload in payloads:
+    slow = OpenAIChat()
+    for event, payload in zip(events, payloads, strict=True):
+        paced.feed(event)
+        single.add(payload)
+        if data.draw(st.booleans()):
+            mixed.feed(event)
+        else:
+            mixed.add(payload)
         slow.add_decoded(json.loads(payload))
-    record = stream.snapshot()
-    assert record.response == slow.response()
-    assert (record.chunks, record.integrity.anomalies) == (slow.chunks, slow.anomalies)
+    for stream in (cut, paced, single, mixed):
+        record = stream.snapshot()
+        assert record.response == slow.response()
+        assert (record.chunks, record.integrity.anomalies) == (slow.chunks, slow.anomalies)
 
 
 def test_most_frames_take_the_short_cut():
@@ -525,19 +535,23 @@ def test_numbered_events_equal_the_complete_way(texts, data):
         events.append(said)
     payloads = [json.dumps(event, separators=(",", ":")).encode() for event in events]
     body = b"".join(b"event: response.output_text.delta\ndata: " + payload + b"\n\n" for payload in payloads)
-    quick, framed, slow = StreamAccumulator("openai-responses"), OpenAIResponses(), OpenAIResponses()
+    quick, paced, single = (StreamAccumulator("openai-responses") for _ in range(3))
+    framed, slow = OpenAIResponses(), OpenAIResponses()
     at = 0
     while at < len(body):
         size = data.draw(st.integers(1, 6000))
         quick.feed(body[at : at + size])
         at += size
     framed.add_all(payloads, None)
-    for event in events:
+    for event, payload in zip(events, payloads, strict=True):
         slow.add_decoded(event)
-    record = quick.snapshot()
-    assert record.response == framed.response() == slow.response()
-    assert (record.chunks, framed.chunks) == (slow.chunks, slow.chunks)
-    assert set(record.integrity.anomalies) == set(framed.anomalies) == set(slow.anomalies)
+        paced.feed(b"event: response.output_text.delta\ndata: " + payload + b"\n\n")
+        single.add(payload)
+    assert framed.response() == slow.response()
+    assert (framed.chunks, set(framed.anomalies)) == (slow.chunks, set(slow.anomalies))
+    for record in (quick.snapshot(), paced.snapshot(), single.snapshot()):
+        assert record.response == slow.response()
+        assert (record.chunks, set(record.integrity.anomalies)) == (slow.chunks, set(slow.anomalies))
 
 
 @pytest.mark.parametrize("padded", [1, 9])
@@ -559,3 +573,17 @@ def test_usual_deltas_are_never_decoded(padded):
         fold.add_all([json.dumps(opened).encode(), *deltas], None)
     assert fold.decoded == 0
     assert fold.chunks == 153
+
+
+def test_a_line_end_within_a_run_ends_the_line():
+    """A line end is white space to JSON, but on the wire it ends the `data` line: such an event is no other's repeat."""
+    events = []
+    for number in range(40):
+        said = {"type": "response.output_text.delta", "item_id": "i", "delta": f"w{number} ", "logprobs": []}
+        events.append(json.dumps({**said, "obfuscation": "ab", "sequence_number": number}, separators=(",", ":")))
+    events[30] = events[30].replace('"sequence_number":', '"sequence_number":\n')
+    body = "".join(f"event: response.output_text.delta\ndata: {event}\n\n" for event in events).encode()
+    record = fold_pieces([body], "openai-responses").data
+    assert record.chunks == 39
+    assert record.integrity.malformed == 1
+    assert "w30" not in record.output_message.content

@@ -241,18 +241,7 @@ class StreamAccumulator:
             if again is not None and self._fold.repeat is again and type(data) is bytes:  # type: ignore[union-attr]
                 flags = again.one(data)
                 if flags is not None:
-                    # What `_stamp` does, without the call, and without the questions that were answered long ago.
-                    now = self._clock() if at is None else at
-                    if now - self._last_chunk > self._max_gap:
-                        self._max_gap = now - self._last_chunk
-                    self._last_chunk = now
-                    if flags:
-                        self._last_output = now
-                    if self._arrivals is not None and len(self._arrivals) < self._max_arrivals:
-                        self._arrivals.append(now - self._start)
-                    self._bytes += len(data)
-                    if self._bytes > self._max_bytes:
-                        self._watch_size()
+                    self._stamp_again(flags, len(data), self._clock() if at is None else at)
                     return
             if self._final is not None:
                 self._late += 1
@@ -352,6 +341,12 @@ class StreamAccumulator:
                 self._late += 1
                 return False
             now = self._clock()
+            if type(chunk) is bytes and chunk_index is None and self._tape is None:
+                again = self._fold.repeat if self._fold is not None else None
+                flags = again.payload(chunk) if again is not None else None
+                if flags is not None:
+                    self._stamp_again(flags, len(chunk), now)
+                    return True
             if isinstance(chunk, bytearray | memoryview):
                 chunk = bytes(chunk)
             elif not isinstance(chunk, bytes | str):
@@ -649,6 +644,19 @@ class StreamAccumulator:
             self._last_output = now
         if flags & CONTENT and not self._first_content:
             self._first_content = now
+
+    def _stamp_again(self, flags: int, size: int, now: int) -> None:
+        """The same for an event like the one before: what could be first has been, long ago."""
+        if now - self._last_chunk > self._max_gap:
+            self._max_gap = now - self._last_chunk
+        self._last_chunk = now
+        if flags:
+            self._last_output = now
+        if self._arrivals is not None and len(self._arrivals) < self._max_arrivals:
+            self._arrivals.append(now - self._start)
+        self._bytes += size
+        if self._bytes > self._max_bytes:
+            self._watch_size()
 
     def _stamp_waited(self, flags: int, now: int) -> None:
         """The same for a chunk that had to wait for another: its coming has been noted, what it brought has not."""

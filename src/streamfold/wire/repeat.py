@@ -136,8 +136,15 @@ class Repeat:
         return self._skim_many(data, at)
 
     def _follow(self, lead: bytes) -> None:
-        """Takes note of what leads to the payload on the wire. It stays the same for as long as a run lasts."""
-        self._lead, self._begin, self._end = lead, lead + self._prefix, _once(self._suffix + BLANK_LINE)
+        """Takes note of what leads to the payload on the wire: nothing where payloads come without any framing."""
+        end = self._suffix + BLANK_LINE if lead else self._suffix
+        self._lead, self._begin, self._end = lead, lead + self._prefix, _once(end)
+
+    def payload(self, payload: bytes) -> int | None:
+        """Folds a payload that came alone; None if it does not repeat this frame."""
+        if self._lead:
+            self._follow(b"")
+        return self.one(payload)
 
     def one(self, data: bytes) -> int | None:
         """Folds bytes that are just one more event, as a paced stream has in each read; None if they are not.
@@ -189,12 +196,15 @@ class Repeat:
             bodies.append(final)
         if not bodies:
             return 0, 0
-        text = self._text(bodies)
+        inner = b"".join(bodies)
+        # A line end is white space to JSON, but ends the `data` line here.
+        text = self._text(bodies) if LF not in inner else None
         if text is None:
             bodies, text = self._readable(bodies)
+            inner = b"".join(bodies)
             if not bodies:
                 return 0, 0
-        return len(b"".join(bodies)) + len(bodies) * len(between), self.take(text, len(bodies))
+        return len(inner) + len(bodies) * len(between), self.take(text, len(bodies))
 
     @property
     def _prefix(self) -> bytes:
@@ -296,8 +306,7 @@ class NoisyRepeat(Repeat):
         self._kinds: tuple[int, ...] = _once(tuple(kinds))
         self._between: tuple[bytes, ...] = _once(tuple(literals[1:-1]))
         self._number = number
-        self._after: tuple[bytes, ...] = ()
-        self._shape = UNKNOWN
+        self._follow(b"")
 
     @property
     def number(self) -> int:
@@ -306,7 +315,7 @@ class NoisyRepeat(Repeat):
 
     def _follow(self, lead: bytes) -> None:
         super()._follow(lead)
-        self._after = _once((*self._between, self._end))
+        self._after: tuple[bytes, ...] = _once((*self._between, self._end))
         self._shape = _shape(self._kinds, tuple(map(len, self._after)))
 
     def one(self, data: bytes) -> int | None:
@@ -411,10 +420,6 @@ class Shape(NamedTuple):
     text: int
     number: int | None
     """Which groups hold the text and the number."""
-
-
-UNKNOWN: Final = Shape(lambda data, at: None, 0, None)
-"""While it is not known what leads to the payload."""
 
 
 @lru_cache(maxsize=256)
