@@ -4,6 +4,7 @@
 
 Each case takes one of our own hand-written streams (tests/fixtures), damages it as networks, proxies and buggy servers
 do (bytes flipped, cut, repeated, spliced from another stream; JSON values replaced), cuts it at random and feeds it.
+The targets `ways:…` fold streams that repeat themselves in several ways, which all must say the same.
 A failure prints the seed and the bytes that show it again.
 """
 
@@ -20,7 +21,8 @@ from pathlib import Path
 import msgspec
 
 from streamfold import StreamAccumulator, format_names
-from streamfold.framing import FRAMINGS, AutoFramer
+from streamfold.bench.workloads import anthropic, chat_text, chat_tools, responses
+from streamfold.framing import FRAMINGS, AutoFramer, detect
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -37,6 +39,8 @@ PAYLOAD_FACTOR = 60
 @functools.cache
 def seeds(format: str) -> tuple[bytes, ...]:
     """The streams of a format to start from; those of all formats for one that has none of its own."""
+    if format.startswith("ways:"):
+        return (STREAMS[format.removeprefix("ways:")]().body,)
     own = [path.read_bytes() for path in sorted((FIXTURES / format).glob("*")) if path.is_file()]
     return tuple(own) or tuple(path.read_bytes() for path in sorted(FIXTURES.glob("*/*")) if path.is_file())
 
@@ -109,11 +113,45 @@ def fuzz_framing(name: str, body: bytes, rng: random.Random) -> None:
     assert size + framer.dropped_bytes <= 2 * len(body) + 200, f"{size} bytes of frames from {len(body)}"
 
 
+STREAMS = {
+    "responses": lambda: responses(24),
+    "chat-text": lambda: chat_text(24),
+    "chat-text-padded": lambda: chat_text(24, padded=True),
+    "chat-tools": lambda: chat_tools(2, 9),
+    "anthropic": lambda: anthropic(4, 20, 6),
+    "anthropic-padded": lambda: anthropic(4, 20, 6, padded=True),
+}
+"""Streams with runs of events that repeat, which have short cuts of their own."""
+
+
+def fuzz_ways(name: str, body: bytes, rng: random.Random) -> None:
+    """Folds one damaged stream in reads of one event, of any size, all at once, and without any short cut."""
+    if detect(body, at_end=True) == "raw":
+        return  # what is not framed at all is taken read by read
+    events = [event + b"\n\n" for event in body.split(b"\n\n")]
+    ways = {"one event a read": events, "any reads": pieces(body, rng), "one read": [body], "no short cut": [body]}
+    records = {}
+    for way, reads in ways.items():
+        stream = StreamAccumulator(STREAMS[name]().format, request_id="r", clock=lambda: 1, wall=lambda: 1.0)
+        if way == "no short cut":
+            stream._fold._credit = 0  # it has given up looking for frames that repeat
+        for read in reads[:-1] if way == "one event a read" else reads:
+            stream.feed(read)
+        if way == "one event a read":
+            stream.feed(events[-1].removesuffix(b"\n\n"))
+        records[way] = msgspec.json.decode(msgspec.json.encode(stream.finish().data))
+        records[way]["integrity"]["anomalies"].sort()  # what came first in one read is not told
+    for way, record in records.items():
+        other = records["no short cut"]
+        assert record == other, f"{way}: {[key for key in record if record[key] != other[key]]}"
+
+
 def targets() -> dict[str, Callable[[bytes, random.Random], None]]:
     """Every framing and every format."""
     framings = {f"framing:{name}": functools.partial(fuzz_framing, name) for name in [*FRAMINGS, "auto"]}
     formats = {name: functools.partial(fuzz_format, name) for name in [*format_names(), "auto"]}
-    return {**framings, **formats}
+    ways = {f"ways:{name}": functools.partial(fuzz_ways, name) for name in STREAMS}
+    return {**framings, **formats, **ways}
 
 
 def run(target: str, seconds: float, seed: int) -> int:
