@@ -576,7 +576,7 @@ def test_usual_deltas_are_never_decoded(padded):
 
 
 def test_a_line_end_within_a_run_ends_the_line():
-    """A line end is white space to JSON, but on the wire it ends the `data` line: such an event is no other's repeat."""
+    """A line end is white space to JSON but ends the `data` line of an event, which then repeats no other."""
     events = []
     for number in range(40):
         said = {"type": "response.output_text.delta", "item_id": "i", "delta": f"w{number} ", "logprobs": []}

@@ -16,14 +16,14 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event
+from sqlalchemy import event, inspect
 
 from servers import fresh_chdb
 from streamfold.errors import UsageError
 from streamfold.store import LogRow, LogStore
 from streamfold.store import query as queries
 from streamfold.store.expressions import interpolated
-from streamfold.store.filters import MEASURES, SORTS, STATUSES, timestamp
+from streamfold.store.filters import MEASURES, SORTS, STATUSES, Cursor, timestamp
 from streamfold.store.query import (
     GROUPS,
     LogQuery,
@@ -37,6 +37,7 @@ from streamfold.store.query import (
     statistics,
     walk,
 )
+from streamfold.store.schema import FIGURE_COLUMNS
 
 MODELS = ("gpt-5", "gpt-5-mini", "claude-opus", "Claude[1]", "a%b_c", None)
 TEXTS = ("What is 100% of _this_?", "it's a \\ back\"slash", "HELLO World", "zürich", None)
@@ -245,11 +246,11 @@ def test_figures_have_names(sqlite: LogStore) -> None:
         statistics(sqlite, LogQuery(), figures=["costs"])
 
 
-def test_figures_touch_no_bodies_on_sqlite(sqlite: LogStore) -> None:
-    """What the overview asks for is computed from an index alone, also with the usual filters and any time."""
+def plans(store: LogStore, ask: Callable[[], object]) -> list[str]:
+    """How SQLite goes about each statement of a question."""
     asked: list[tuple[str, Any]] = []
     here = threading.get_ident()
-    with sqlite.connect() as connection:
+    with store.connect() as connection:
         engine = connection.engine
 
     def spy(*about: Any) -> None:
@@ -257,20 +258,80 @@ def test_figures_touch_no_bodies_on_sqlite(sqlite: LogStore) -> None:
             asked.append((about[2], about[3]))
 
     event.listen(engine, "before_cursor_execute", spy)
-    for query in (LogQuery(), LogQuery(since="30d", provider=("openai",), model=("m*",), stream=True)):
-        statistics(sqlite, query)
-        grouped(sqlite, query, ["model"])
-        series(sqlite, query)
-        histogram(sqlite, query)
+    ask()
     event.remove(engine, "before_cursor_execute", spy)
-    with sqlite.connect() as connection:
+    with store.connect() as connection:
         queries.prepare_reading(connection)
-        plans = [
-            str(connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, values).fetchall())
+        return [
+            " | ".join(step[3] for step in connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, values))
             for statement, values in asked
         ]
-    assert len(plans) >= 8
-    assert [plan for plan in plans if "COVERING INDEX" not in plan] == []
+
+
+USUAL = [
+    LogQuery(),
+    LogQuery(since="30d", provider=("openai",), model=("m*",), stream=True),
+    LogQuery(status=("error",)),
+    LogQuery(status=("success",), since="30d"),
+    LogQuery(status=("error", "timeout"), model=("m",), provider=("openai",), since="30d", until="1d"),
+]
+
+
+@pytest.mark.parametrize("query", USUAL, ids=range(len(USUAL)))
+def test_figures_touch_no_bodies_on_sqlite(sqlite: LogStore, query: LogQuery) -> None:
+    """What the overview asks for is computed from an index alone, also with the usual filters and any time."""
+
+    def ask() -> None:
+        statistics(sqlite, query)
+        grouped(sqlite, query, ["model"])
+        grouped(sqlite, query, ["status"])
+        series(sqlite, query)
+        histogram(sqlite, query)
+        count(sqlite, query)
+
+    found = plans(sqlite, ask)
+    assert len(found) >= 6
+    assert [plan for plan in found if "COVERING INDEX" not in plan] == []
+
+
+BY_TIME = "SEARCH request_log USING INDEX request_log_created (created"
+IN_TIME = "SCAN request_log USING INDEX request_log_created"
+BY_STATUS = "SEARCH request_log USING INDEX request_log_status (status=?"
+LISTS = [
+    (LogQuery(), IN_TIME, BY_TIME + "<?)"),
+    (LogQuery(sort="created"), IN_TIME, BY_TIME + ">?)"),
+    (LogQuery(since="30d"), BY_TIME + ">?)", BY_TIME + ">? AND created<?)"),
+    (LogQuery(provider=("openai",), model=("gpt-*",)), IN_TIME, BY_TIME + "<?)"),
+    (LogQuery(status=("success",)), BY_STATUS + ")", BY_STATUS + " AND created<?)"),
+    (
+        LogQuery(status=("success",), since="30d"),
+        BY_STATUS + " AND created>?)",
+        BY_STATUS + " AND created>? AND created<?)",
+    ),
+    (LogQuery(status=("success", "error")), IN_TIME, BY_TIME + "<?)"),
+]
+
+
+@pytest.mark.parametrize(("query", "first", "second"), LISTS, ids=range(len(LISTS)))
+def test_lists_are_read_in_order_on_sqlite(sqlite: LogStore, query: LogQuery, first: str, second: str) -> None:
+    """A page of a list is read in its order from an index, and the next one from its cursor on: nothing is sorted."""
+    sqlite.write([LogRow(id=str(n), created=timestamp("t", f"{n + 1}h"), status="success") for n in range(3)])
+    cursor = str(Cursor(query.sort, moment(1), "1", query.since, query.until))
+    pages = [query, msgspec.structs.replace(query, cursor=cursor)]
+    found = [plans(sqlite, lambda page=page: find(sqlite, page))[0] for page in pages]
+
+    # Rows of the same millisecond are sorted by id among themselves, which is what the second part says.
+    rest = " | USE TEMP B-TREE FOR RIGHT PART OF ORDER BY"
+    assert found == [first + rest, second + rest]
+
+
+def test_the_index_of_figures_is_what_is_thought(sqlite: LogStore) -> None:
+    """The columns that a question may be about without a look at the rows are those of the index."""
+    with sqlite.connect() as connection:
+        (index,) = [each for each in inspect(connection).get_indexes("request_log") if len(each["column_names"]) > 2]
+
+    assert index["name"] == "request_log_created"
+    assert set(index["column_names"]) == FIGURE_COLUMNS
 
 
 @pytest.mark.parametrize("sort", [sign + name for name in SORTS for sign in ("", "-")])

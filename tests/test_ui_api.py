@@ -11,16 +11,18 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import h11
 import msgspec
 import pytest
 
 from scripted import Reply, ask, conversation, rig
 from streamfold.gateway.config import Limits
+from streamfold.gateway.scripted import Script
 from streamfold.store import LogRow, LogStore
 from streamfold.store.row import HEAVY
 from streamfold.ui import Page
 from streamfold.ui import app as page_app
-from streamfold.ui.answers import Rows, WholeRow
+from streamfold.ui.answers import Live, Rows, WholeRow
 from streamfold.ui.api import PATHS
 
 ROOT = Path(__file__).parent.parent
@@ -252,6 +254,71 @@ async def test_the_gateway_shows_the_page_to_its_own_machine(tmp_path: Path) -> 
         assert body(await ask(running.address, "GET", "/api/rows")) == {"rows": [], "next_cursor": None}
         for path in ("/", "/ui/main.js", "/api/rows", "/api/live"):
             assert await status_for_host(running.address, path, "evil.example") in (400, 401, 403, 421), path
+
+
+def event(text: str) -> bytes:
+    return b"data: " + msgspec.json.encode({"id": "c", "choices": [{"index": 0, "delta": {"content": text}}]}) + b"\n\n"
+
+
+async def test_a_stream_under_way_tells_when_its_reads_came(tmp_path: Path) -> None:
+    """The row of a stream under way has the times of the reads so far, and those of the log begin with the same."""
+    gates = [asyncio.Event() for _ in range(3)]
+    steps: list[Any] = [step for gate in gates for step in (event("word "), gate)]
+    async with rig(tmp_path) as running:
+        running.upstream.route("POST", "/v1/chat/completions", Script(steps))
+        talk_to = conversation(running.address, "POST", "/openai/v1/chat/completions", [], b'{"stream":true}')
+        async with talk_to as talk:
+            await talk.receive()
+            id = await under_way(running.address)
+            seen: list[list[float]] = []
+            for gate in gates:
+                await talk.receive()
+                whole = await body_of(running.address, f"/api/rows/{id}")
+                assert (whole["live"], whole["status"]) == (True, "processing")
+                seen.append(whole["arrivals"])
+                gate.set()
+            while not isinstance(await talk.receive(), h11.EndOfMessage):
+                pass
+        row = await running.row()
+
+    assert [len(each) for each in seen] == [1, 2, 3]
+    assert seen[-1] == sorted(seen[-1])
+    assert seen[0] == seen[-1][:1]
+    assert msgspec.json.decode(row.arrivals or "") == seen[-1]
+
+
+async def test_the_times_of_a_long_stream_under_way_are_few(tmp_path: Path) -> None:
+    """However many reads there were, of a stream under way the times of 500 are told at most, the last among them."""
+    never, texts = asyncio.Event(), [event(f"{number} ") for number in range(1200)]
+    paced = [step for text in texts for step in (text, 0.0)]
+    async with rig(tmp_path) as running:
+        running.upstream.route("POST", "/v1/chat/completions", Script([*paced, event("last"), never]))
+        talk_to = conversation(running.address, "POST", "/openai/v1/chat/completions", [], b'{"stream":true}')
+        async with talk_to as talk:
+            received = b""
+            await talk.receive()
+            while not received.endswith(event("last")):
+                received += (await talk.receive()).data
+            id = await under_way(running.address)
+            whole = await body_of(running.address, f"/api/rows/{id}")
+
+    assert whole["chunks"] == 1201
+    assert len(whole["arrivals"]) <= 500
+    assert whole["arrivals"] == sorted(whole["arrivals"])
+
+
+async def under_way(address: str) -> str:
+    """The id of the one request under way."""
+    async with conversation(address, "GET", "/api/live") as talk:
+        await talk.receive()
+        while True:
+            news = bytes((await talk.receive()).data).partition(b"data: ")[2]
+            if news and (streams := msgspec.json.decode(news, type=Live).streams):
+                return streams[0].id
+
+
+async def body_of(address: str, path: str) -> Any:
+    return body(await ask(address, "GET", path))
 
 
 async def status_for_host(address: str, path: str, host: str) -> int:

@@ -268,6 +268,38 @@ def test_a_stream_grows_before_the_eyes_and_becomes_a_row(browser: Browser, serv
     assert browser.console() == []
 
 
+def test_the_plot_of_a_stream_grows_with_it(browser: Browser, served: Served) -> None:
+    """When the reads of a stream came is drawn while it is under way, on one plot that grows; the end is on it too."""
+    gates = [asyncio.Event() for _ in range(6)]
+    steps: list[Any] = [step for gate in gates for step in (event({"content": "word "}), gate)]
+    served.rig.upstream.route("POST", "/v1/chat/completions", Script([*steps, event({}, "stop"), b"data: [DONE]\n\n"]))
+    browser.open(served.address)
+    connection = served.request({"model": "gpt-5", "messages": [{"role": "user", "content": "Count"}]})
+    browser.click(".card")
+    drawn = "return document.querySelector('#detail .arrivals .plot.js-plotly-plot')?.data[0].x.length ?? 0"
+    summary = "#detail .arrivals .summary"
+
+    browser.wait(lambda: browser.run(drawn) == 2, "a point at the start and one for the first read")
+    assert browser.text(summary).startswith("1 read within ")
+    assert " so far, first token after " in browser.text(summary)
+    browser.run("document.querySelector('#detail .arrivals .plot').mark = true")
+    for number, gate in enumerate(gates[:-1], start=2):
+        served.set(gate)
+        browser.wait(lambda number=number: browser.run(drawn) == number + 1, f"read {number}")
+    assert "longest gap" in browser.text(summary)
+    assert browser.run("return document.querySelector('#detail .arrivals .plot').mark"), "the plot was put in anew"
+
+    served.set(gates[-1])
+    connection.getresponse().read()
+    connection.close()
+    browser.wait(lambda: "success" in browser.text("#detail .badge"), "the end")
+    browser.wait(lambda: "so far" not in browser.text(summary), "the whole plot")
+    assert browser.run("return document.querySelector('#detail .arrivals .plot').mark")
+    browser.keys(ESCAPE)
+    browser.wait(lambda: not browser.shows("#detail"), "the detail to close")
+    assert browser.console() == []
+
+
 def test_streams_of_other_processes_are_shown_too(browser: Browser, served: Served) -> None:
     """What another process that shares the log has under way is shown with the text of its last checkpoint."""
     with LogStore.open(str(served.store.path)) as other:

@@ -74,6 +74,8 @@ class RequestContext(StreamContext, kw_only=True):
     started_at: float = msgspec.field(default_factory=time.time)
     snapshot: Callable[[], AccumulatedData] | None = None
     """The response so far, while it is under way."""
+    arrivals: Callable[[], Sequence[int] | None] | None = None
+    """When its reads that brought chunks came so far, in nanoseconds since the start; null if that is not kept."""
     redact: Callable[[str], str] | None = None
     """Strikes the credentials of this request out of a text; what is stored or sent away must go through it."""
     state: dict[str, Any] = msgspec.field(default_factory=dict)

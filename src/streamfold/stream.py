@@ -336,35 +336,42 @@ class StreamAccumulator:
         Returns whether anything was folded now (false for a repeat, a chunk that has to wait, one after the end).
         Raises `UsageError` for a chunk of a type that cannot be read.
         """
-        with self._lock:
-            if self._final is not None:
-                self._late += 1
-                return False
-            now = self._clock()
-            if type(chunk) is bytes and chunk_index is None and self._tape is None:
-                again = self._fold.repeat if self._fold is not None else None
-                flags = again.payload(chunk) if again is not None else None
+        lock = self._lock
+        lock.acquire()  # as in `feed`
+        try:
+            again = self._fold.repeat if self._fold is not None and self._tape is None else None
+            if again is not None and type(chunk) is bytes and chunk_index is None and self._final is None:
+                flags = again.payload(chunk)
                 if flags is not None:
-                    self._stamp_again(flags, len(chunk), now)
+                    self._stamp_again(flags, len(chunk), self._clock())
                     return True
-            if isinstance(chunk, bytearray | memoryview):
-                chunk = bytes(chunk)
-            elif not isinstance(chunk, bytes | str):
-                chunk = builtin(chunk)
-            if chunk_index is None:
-                self._add_chunk(chunk, name, now, None)
-                return True
-            self._last_index = max(self._last_index, chunk_index)
-            if self._sequence is None:
-                self._sequence = Sequence(first=self._first_chunk_index, max_waiting=self._max_waiting)
-            weight = len(chunk) if isinstance(chunk, bytes | str) else 0
-            reordered = self._sequence.reordered
-            released = self._sequence.offer(chunk_index, (chunk, name, now, chunk_index), weight)
-            if self._sequence.reordered != reordered:
-                self._stamp(CHUNK, now)  # it waits, but it came
-            for each in released:
-                self._add_chunk(*each)
-            return bool(released)
+            return self._add(chunk, chunk_index, name)
+        finally:
+            lock.release()
+
+    def _add(self, chunk: Any, index: int | None, name: str | None) -> bool:
+        if self._final is not None:
+            self._late += 1
+            return False
+        now = self._clock()
+        if isinstance(chunk, bytearray | memoryview):
+            chunk = bytes(chunk)
+        elif not isinstance(chunk, bytes | str):
+            chunk = builtin(chunk)
+        if index is None:
+            self._add_chunk(chunk, name, now, None)
+            return True
+        self._last_index = max(self._last_index, index)
+        if self._sequence is None:
+            self._sequence = Sequence(first=self._first_chunk_index, max_waiting=self._max_waiting)
+        weight = len(chunk) if isinstance(chunk, bytes | str) else 0
+        reordered = self._sequence.reordered
+        released = self._sequence.offer(index, (chunk, name, now, index), weight)
+        if self._sequence.reordered != reordered:
+            self._stamp(CHUNK, now)  # it waits, but it came
+        for each in released:
+            self._add_chunk(*each)
+        return bool(released)
 
     def add_many(self, payloads: list[bytes], names: list[str | None] | None = None) -> None:
         """Takes payloads that somebody else framed, in order; quicker than one `add` each."""
@@ -453,6 +460,11 @@ class StreamAccumulator:
     def chunks_seen(self) -> int:
         """Chunks folded so far."""
         return self._fold.chunks if self._fold is not None else 0
+
+    @property
+    def arrivals(self) -> array[int] | None:
+        """When reads that brought chunks came so far, in nanoseconds since the start; null if that is not kept."""
+        return self._arrivals
 
     def snapshot(self) -> AccumulatedData:
         """The record so far, with status `processing`; after the end, the final record. Disturbs nothing."""

@@ -17,7 +17,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from streamfold.gateway.config import Limits
-from streamfold.gateway.replies import STRAIGHT, Straight, error_body
+from streamfold.gateway.replies import STRAIGHT, Message, Send, Straight, error_body
 
 __all__ = ["bounded"]
 
@@ -132,13 +132,15 @@ def bounded(limits: Limits, refused: Counter[str]) -> type[asyncio.Protocol]:
             self._await_reading()
 
         def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-            async def then_look(*asgi: Any) -> None:
+            async def then_look(scope: Any, receive: Any, send: Any) -> None:
                 try:
-                    await app(*asgi)
+                    await app(scope, receive, _unchunked(cycle, send) if scope["http_version"] == "1.0" else send)
                 finally:
                     self.loop.call_soon(self._look_after_end)
 
-            cycle.scope[STRAIGHT] = _straight_to(cycle)
+            straight = _straight_to(cycle)
+            if straight is not None:
+                cycle.scope[STRAIGHT] = straight
             super()._start_asgi_task(cycle, then_look)
 
         def _look_after_end(self) -> None:
@@ -179,17 +181,42 @@ def bounded(limits: Limits, refused: Counter[str]) -> type[asyncio.Protocol]:
     return Connection
 
 
-def _straight_to(cycle: Any) -> Straight:
+def _straight_to(cycle: Any) -> Straight | None:
     """The shorter way for the pieces of a body: what uvicorn's `send` does with one, without its three steps.
 
-    It is open while the client reads and the body goes out in chunks, as that of every stream does.
+    It is open while the client reads and the body goes out in chunks, as that of every stream does. None with a
+    uvicorn that keeps its state elsewhere: these attributes are its own affair, and it may change them.
     """
-    write, flow = cycle.transport.write, cycle.flow
+    try:
+        write, flow = cycle.transport.write, cycle.flow
+        _ = cycle.chunked_encoding, cycle.disconnected, cycle.response_complete, flow.write_paused
+    except AttributeError:
+        return None
 
     def pass_on(data: bytes) -> bool:
         if not cycle.chunked_encoding or flow.write_paused or cycle.disconnected or cycle.response_complete or not data:
             return False
         write(b"%x\r\n%b\r\n" % (len(data), data))
         return True
+
+    return pass_on
+
+
+def _unchunked(cycle: Any, send: Send) -> Send:
+    """`send` for a client of HTTP/1.0, to which uvicorn would send the chunks that it cannot know of.
+
+    A body without a length ends with its connection there.
+    """
+    measured = False
+
+    async def pass_on(message: Message) -> None:
+        nonlocal measured
+        if message["type"] == "http.response.start":
+            measured = any(name == b"content-length" for name, _ in message.get("headers", ()))
+            if not measured:
+                cycle.chunked_encoding = False
+        elif not measured:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
 
     return pass_on

@@ -19,7 +19,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from threading import Lock
 from typing import Final
@@ -103,7 +103,7 @@ class Witness:
         self.concluded = False
         """Whether the plugins have been told of the end."""
         self.ctx = _context(route, method, headers, query, self._kind)
-        self.ctx.snapshot = self._snapshot
+        self.ctx.snapshot, self.ctx.arrivals = self._snapshot, self._arrivals
         self._now = self.ctx.started_ns
 
     @property
@@ -217,7 +217,7 @@ class Witness:
         self._now = time.monotonic_ns()
         if self._request:
             self.asked()
-        self.ctx.snapshot = None
+        self.ctx.snapshot = self.ctx.arrivals = None
         self.ctx.response_bytes = self._received
         try:
             return self._finished(outcome, error)
@@ -278,6 +278,11 @@ class Witness:
         self._catch_up()
         fold = self._fold
         return fold.snapshot() if fold is not None else self._known(Outcome.ABANDONED, None, status="processing")
+
+    def _arrivals(self) -> Sequence[int] | None:
+        self._catch_up()
+        arrivals = self._fold.arrivals if self._fold is not None else None
+        return arrivals[:] if arrivals is not None else None  # a copy: the loop goes on adding to it
 
     def _read(self, data: bytes, at: int) -> None:
         assert self._plain is not None

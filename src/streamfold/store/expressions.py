@@ -31,6 +31,7 @@ __all__ = [
     "place",
     "prepare_reading",
     "time_bucket",
+    "unindexed",
 ]
 
 PERCENTILES: Final = (0.5, 0.9, 0.95, 0.99)
@@ -100,6 +101,24 @@ def interpolated(values: Sequence[float], p: float) -> float:
     below = int(place)
     above = min(below + 1, len(values) - 1)
     return values[below] + (place - below) * (values[above] - values[below])
+
+
+class unindexed(FunctionElement[Any]):  # noqa: N801 (reads like the SQL functions beside it)
+    """A column by which SQLite does not look rows up. The other engines know better than we do."""
+
+    inherit_cache = True
+    name = "unindexed"
+
+
+@compiles(unindexed)
+def _unindexed_sqlite(element: unindexed, compiler: Any, **kw: Any) -> str:
+    return f"+{compiler.process(element.clauses, **kw)}"
+
+
+@compiles(unindexed, "postgresql")
+@compiles(unindexed, "clickhousedb")
+def _unindexed_others(element: unindexed, compiler: Any, **kw: Any) -> str:
+    return str(compiler.process(element.clauses, **kw))
 
 
 # ---------------------------------------------------------------------- text

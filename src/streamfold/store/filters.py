@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, and_, func, or_
 
 from streamfold.errors import UsageError
 from streamfold.settings import did_you_mean
-from streamfold.store.expressions import contains, like, metadata_value
+from streamfold.store.expressions import contains, like, metadata_value, unindexed
 from streamfold.store.schema import request_log
 from streamfold.timestamps import written
 from streamfold.types import Status, StreamType
@@ -220,14 +220,20 @@ def model_name() -> ColumnElement[Any]:
     return func.coalesce(_COLUMNS.model, _COLUMNS.response_model)
 
 
-def conditions(query: LogQuery) -> list[ColumnElement[bool]]:
-    """What a row must fulfil, all of it. The query's times must be fixed; the cursor is not among the conditions."""
+def conditions(query: LogQuery, *, by_status: bool = True) -> list[ColumnElement[bool]]:
+    """What a row must fulfil, all of it. The query's times must be fixed; the cursor is not among the conditions.
+
+    `by_status` False: rows are not to be looked up by their status.
+    """
     found: list[ColumnElement[bool]] = []
     if query.since is not None:
         found.append(_COLUMNS.created >= query.since)
     if query.until is not None:
         found.append(_COLUMNS.created < query.until)
-    found += [_COLUMNS[name].in_(wanted) for name in _ONE_OF if (wanted := getattr(query, name))]
+    for name in _ONE_OF:
+        if wanted := getattr(query, name):
+            known = by_status or name != "status"
+            found.append((_COLUMNS[name] if known else unindexed(_COLUMNS[name])).in_(wanted))
     if query.model:
         found.append(or_(*(_fits(column, name) for name in query.model for column in _models())))
     if query.error_type:

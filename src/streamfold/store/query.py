@@ -13,7 +13,8 @@ from math import ceil
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Double, Select, case, func, literal, literal_column, or_, select
+from sqlalchemy import Column, ColumnElement, Double, Select, case, func, literal, literal_column, or_, select
+from sqlalchemy.sql import visitors
 
 from streamfold.errors import UsageError
 from streamfold.settings import did_you_mean
@@ -24,11 +25,12 @@ from streamfold.store.expressions import (
     place,
     prepare_reading,
     time_bucket,
+    unindexed,
 )
 from streamfold.store.filters import MEASURES, STATUSES, Cursor, LogQuery, conditions, model_name, seconds_of
 from streamfold.store.log_store import LogStore
 from streamfold.store.row import HEAVY, LogRow
-from streamfold.store.schema import LIGHT_COLUMNS, request_log
+from streamfold.store.schema import FIGURE_COLUMNS, LIGHT_COLUMNS, request_log
 from streamfold.timestamps import utc
 
 __all__ = [
@@ -240,7 +242,9 @@ def _page(query: LogQuery, columns: Sequence[ColumnElement[Any]], limit: int) ->
     orders = [each.desc() if query.descending else each.asc() for each in (column, _COLUMNS.id)]
     if column.nullable:
         orders[0] = orders[0].nulls_last()
-    statement = select(*columns).where(*conditions(query)).order_by(*orders).limit(limit)
+    # In the order of time, rows of one status are together in the index; those of several would have to be sorted, all.
+    by_status = len(query.status) == 1 or query.column != "created"
+    statement = select(*columns).where(*conditions(query, by_status=by_status)).order_by(*orders).limit(limit)
     if query.cursor is not None:
         statement = statement.where(_behind(column, Cursor.read(query.cursor, query.sort), query.descending))
     return statement
@@ -252,7 +256,11 @@ def _behind(column: ColumnElement[Any], cursor: Cursor, descending: bool) -> Col
     if cursor.value is None:
         return column.is_(None) & id_behind
     behind = column < cursor.value if descending else column > cursor.value
-    return or_(behind, (column == cursor.value) & id_behind, column.is_(None))
+    if column.nullable:
+        return or_(behind, (column == cursor.value) & id_behind, column.is_(None))
+    # The first half says nothing new; but it is what lets an index begin at the cursor and not at the first page.
+    begun = column <= cursor.value if descending else column >= cursor.value
+    return begun & or_(behind, (column == cursor.value) & id_behind)
 
 
 def _cursor(query: LogQuery, row: LogRow) -> str:
@@ -285,7 +293,9 @@ def grouped(
     if not by:
         raise UsageError(f"by names no column to group by; known are {', '.join(GROUPS)}")
     # An alias that is also the name of a column means the alias on ClickHouse and the column on PostgreSQL.
-    keys = [(model_name() if name == "model" else _COLUMNS[name]).label(f"by_{name}") for name in by]
+    # On SQLite an index has the groups of `status` in order, which is tempting; but it would have every row read.
+    known = {"model": model_name(), "status": unindexed(_COLUMNS.status)}
+    keys = [known.get(name, _COLUMNS[name]).label(f"by_{name}") for name in by]
     names: list[ColumnElement[Any]] = [literal_column(f"by_{name}") for name in by]
     statement = select(*keys, *_figures(figures)).group_by(*names)
     statement = statement.order_by(literal_column("requests").desc(), *names).limit(limit)
@@ -448,12 +458,25 @@ def _epoch(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
+def _of(statement: Select[*tuple[Any, ...]], query: LogQuery) -> Select[*tuple[Any, ...]]:
+    """The statement, of the rows that fit.
+
+    SQLite takes the index on `status` for the better one whenever a status is asked for. But where the other holds all
+    that a question is about, it answers without a look at the rows, of which a status may have nearly all.
+    """
+    asked = statement.where(*conditions(query))
+    about = {each.name for each in visitors.iterate(asked) if isinstance(each, Column) and each.table is request_log}
+    if about <= {"status", "created"} or not about <= FIGURE_COLUMNS:
+        return asked
+    return statement.where(*conditions(query, by_status=False))
+
+
 def _ask(
     store: LogStore, statement: Select[*tuple[Any, ...]], query: LogQuery | None = None
 ) -> Sequence[Mapping[str, Any]]:
     """The rows of an answer, by their labels; of the rows of the log that fit `query`, if there is one."""
     if query is not None:
-        statement = statement.where(*conditions(query.fixed()))
+        statement = _of(statement, query.fixed())
     with store.connect() as connection:
         prepare_reading(connection)
         return [dict(row) for row in connection.execute(statement).mappings()]

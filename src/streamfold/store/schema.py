@@ -14,7 +14,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Double, Index, MetaData, Tab
 
 from streamfold.store.row import HEAVY, LogRow
 
-__all__ = ["LIGHT_COLUMNS", "instances", "metadata", "request_log"]
+__all__ = ["FIGURE_COLUMNS", "LIGHT_COLUMNS", "instances", "metadata", "request_log"]
 
 metadata = MetaData()
 
@@ -31,12 +31,22 @@ request_log = Table(
     "request_log",
     metadata,
     *(_column(name, annotation) for name, annotation in typing.get_type_hints(LogRow).items()),
-    Index("request_log_created", "created"),  # on SQLite it holds more columns (0003)
+    Index("request_log_created", "created"),  # on SQLite it holds `FIGURE_COLUMNS` (0003)
     Index("request_log_status", "status", "created"),
     Index("request_log_ended", "ended"),
 )
 
 LIGHT_COLUMNS: Final = [column for column in request_log.columns if column.name not in HEAVY]
+
+FIGURE_COLUMNS: Final = frozenset(
+    (
+        *("created", "status", "stream", "provider", "upstream", "client", "format", "model", "response_model"),
+        *("cache_hit", "attempt", "anomalies", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens"),
+        *("cached_write_tokens", "reasoning_tokens", "cost", "input_cost", "output_cost", "additional_cost"),
+        *("cost_complete", "latency_ms", "time_to_first_token_ms", "time_per_output_token_ms"),
+    )
+)
+"""What SQLite computes figures from without reading rows; the steps have made it so, and a test holds it to them."""
 
 instances = Table(
     "instances",

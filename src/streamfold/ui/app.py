@@ -75,7 +75,7 @@ HEADERS: Final = [
 ]
 
 
-def _nothing(ctx: RequestContext) -> LogRow | None:
+def _nothing(ctx: RequestContext, /, *, arrivals: bool = False) -> LogRow | None:
     return None
 
 
@@ -188,7 +188,7 @@ class Page:
 
     def _row_here(self, id: str) -> Any:
         flight = self._live.get(id)
-        now = self._look(flight.ctx) if flight is not None else None
+        now = self._look(flight.ctx, arrivals=True) if flight is not None else None
         return as_whole_row(now, live=True) if now is not None else None
 
     def _row_elsewhere(self, id: str) -> msgspec.Raw | None:

@@ -49,10 +49,16 @@ class InFlight(Protocol):
         ...
 
 
-Look = Callable[[RequestContext], LogRow | None]
-"""The row of a request as it would be stored now; None if there is none to be had."""
 Ask = Callable[[str, str], list[bytes]]
 """Asks the other workers of this gateway a question about something; gives what those say that answer. Waits."""
+
+
+class Look(Protocol):
+    """Makes the row of a request as it would be stored now, with `arrivals` only if asked; None if there is none."""
+
+    def __call__(self, ctx: RequestContext, /, *, arrivals: bool = False) -> LogRow | None:
+        """See the class."""
+        ...
 
 
 class Seen(NamedTuple):

@@ -111,15 +111,17 @@ class LoggingPlugin(Plugin):
         if not beside:
             instead() if slow else work()
 
-    def look(self, ctx: RequestContext) -> LogRow | None:
+    def look(self, ctx: RequestContext, *, arrivals: bool = False) -> LogRow | None:
         """The row of a request under way as it would be stored now, content rules and all; None if it has none.
 
-        It is for showing: nothing is stored. May be called from any thread.
+        It is for showing: nothing is stored. `arrivals` adds when the reads came, which takes as long as all the rest
+        of a small answer. May be called from any thread.
         """
         flight, snapshot = ctx.state.get(self._key), ctx.snapshot
         if not isinstance(flight, Flight) or flight.done or snapshot is None:
             return None
-        return self._maker.checkpoint(ctx, flight.asked, snapshot(), self.store.instance, flight.revision)
+        came = ctx.arrivals() if arrivals and ctx.arrivals is not None else None
+        return self._maker.checkpoint(ctx, flight.asked, snapshot(), self.store.instance, flight.revision, came)
 
     def flush(self, timeout: float = CLOSE_SECONDS) -> bool:
         """Waits until everything is in the database. Returns whether it was in time."""
@@ -202,7 +204,9 @@ class LoggingPlugin(Plugin):
         self._flights.remove(flight.ctx.request_id)
 
     def _store_checkpoint(self, flight: Flight, data: AccumulatedData) -> int:
-        row = self._maker.checkpoint(flight.ctx, flight.asked, data, self.store.instance, flight.revision)
+        ctx, read = flight.ctx, flight.ctx.arrivals
+        came = read() if read is not None else None
+        row = self._maker.checkpoint(ctx, flight.asked, data, self.store.instance, flight.revision, came)
         self._put(row)
         return row.size
 

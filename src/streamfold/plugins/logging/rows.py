@@ -192,10 +192,16 @@ class RowMaker:
         return self._told(row, ctx)
 
     def checkpoint(
-        self, ctx: RequestContext, found: Asked, data: AccumulatedData, instance: str | None, revision: int
+        self,
+        ctx: RequestContext,
+        found: Asked,
+        data: AccumulatedData,
+        instance: str | None,
+        revision: int,
+        arrivals: Sequence[int] | None = None,
     ) -> LogRow:
         """The row of a stream under way, with the answer so far."""
-        row = self._row(ctx, found, data, None)
+        row = self._row(ctx, found, data, arrivals)
         row.status, row.instance, row.revision = "processing", instance, revision
         return row
 

@@ -14,12 +14,15 @@ let shown = null;
 let asking = null;
 let timer = null;
 let opened = new Map();
+let plot = null; // of what is shown
 
 export async function showDetail({ again = false } = {}) {
   const { id } = here();
   clearTimeout(timer);
   if (!id) return hideDetail();
   if (shown !== id) {
+    plot = null;
+    forget(panel);
     put(panel, [top(id, null), el("p", { class: "quiet pad" }, "Loading …")]);
     opened = new Map();
   } else if (!again) return undefined;
@@ -52,6 +55,7 @@ function hideDetail() {
   const inside = panel.contains(document.activeElement);
   shown = null;
   panel.hidden = true;
+  plot = null;
   forget(panel);
   panel.replaceChildren();
   document.body.classList.remove("has-detail");
@@ -76,8 +80,8 @@ function show(row, exact) {
   const scroll = panel.scrollTop;
   const focus = document.activeElement?.dataset?.focus;
   const closing = panel.contains(document.activeElement) && document.activeElement.classList.contains("close");
-  const plot = arrivals(row);
-  forget(panel);
+  plot = arrivals(row, plot);
+  forget(panel, plot);
   put(panel, [
     top(row.id, row),
     failure(row, record),

@@ -80,10 +80,10 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   }
 });
 
-// Plots that are no longer shown are given back.
-export function forget(root) {
+// Plots that are no longer shown are given back, all but the one that is to be drawn on.
+export function forget(root, kept = null) {
   for (const where of [...drawn.keys()]) {
-    if (!root.contains(where)) continue;
+    if (!root.contains(where) || where === kept?.frame.where) continue;
     drawn.delete(where);
     globalThis.Plotly?.purge(where);
   }
@@ -98,18 +98,20 @@ export function figure(title, about, className = "") {
 
 // ---------------------------------------------------------------------- one request
 
-// When the pieces came: above, how many had come by when; below, how long each was waited for.
-export function arrivals(row) {
+// When the pieces came: above, how many had come by when; below, how long each was waited for. The plot of a request
+// under way grows: `before` is what was made of it the last time, and is drawn on.
+export function arrivals(row, before = null) {
   const at = (Array.isArray(row.arrivals) ? row.arrivals : []).map(Number).filter(Number.isFinite);
   if (!at.length) return null;
-  const { made, where, tell } = figure("Arrival of the answer", null, "arrivals");
+  const frame = before?.frame ?? figure("Arrival of the answer", null, "arrivals");
+  const { made, where, tell } = frame;
   const waits = at.slice(1).map((each, index) => each - at[index]);
   const longest = waits.reduce((most, gap) => Math.max(most, gap), 0);
   const thinned = at.length >= 500 && row.chunks > at.length;
   const first = row.time_to_first_token_ms;
   tell(
     [
-      `${number(at.length)} reads${thinned ? " (thinned out; the longest gaps are kept)" : ""} within ${duration(at.at(-1))}`,
+      `${number(at.length)} ${at.length === 1 ? "read" : "reads"}${thinned ? " (thinned out; the longest gaps are kept)" : ""} within ${duration(at.at(-1))}${row.status === "processing" ? " so far" : ""}`,
       first === null ? null : `first token after ${duration(first)}`,
       at.length > 1 ? `longest gap ${duration(longest)}` : null,
     ].filter(Boolean).join(", ") + ".",
@@ -126,7 +128,7 @@ export function arrivals(row) {
     about.yaxis2 = { ...about.axis, domain: [0, 0.32], rangemode: "tozero", nticks: 3, title: { text: "gap, ms", font: { size: 11, color: colour("text-2") } } };
     return { traces: [line, bars], about };
   };
-  return { made, draw: () => draw(where, make) };
+  return { frame, made, draw: () => draw(where, make) };
 }
 
 // ---------------------------------------------------------------------- many
