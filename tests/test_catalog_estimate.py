@@ -1,5 +1,7 @@
 """Guesses at the tokens of streams that never said: when there is one, what it counts, what bounds it."""
 
+import base64
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,26 +140,89 @@ REQUESTS = {
     "Gemini": {"contents": [{"role": "user", "parts": [{"text": SENTENCE}]}]},
     "Bedrock": {"messages": [{"role": "user", "content": [{"text": SENTENCE}]}]},
     "completion": {"prompt": SENTENCE},
-    "a picture beside it": {
-        "messages": [
-            {
-                "role": "user",
-                "content": [
-                    {"type": "text", "text": SENTENCE},
-                    {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 9999}},
-                ],
-            }
-        ]
-    },
 }
 
 
 @pytest.mark.parametrize("request_body", REQUESTS.values(), ids=REQUESTS)
 def test_the_prompt_is_guessed_from_the_request(request_body):
-    """The text of the request is counted wherever an API puts it; pictures are not counted by their letters."""
+    """The text of the request is counted wherever an API puts it."""
     found = estimate_usage(broken(None), request_body)
     assert 9 <= found.prompt_tokens <= 20
     assert (found.completion_tokens, found.total_tokens) == (None, None)
+
+
+def png(width, height):
+    return b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08" * 999
+
+
+def jpeg(width, height):
+    preview = b"\xff\xe1\x27\x10" + b"\xff\xc0" * 4999  # in which a frame seems to begin
+    frame = b"\xff\xc2\x00\x11\x08" + height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return b"\xff\xd8" + preview + frame + b"\x03" * 99
+
+
+def webp(kind, width, height):
+    sizes = {
+        "VP8X": b"\x0a\0\0\0\x10\0\0\0" + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little"),
+        "VP8L": b"\x99\0\0\0\x2f" + (width - 1 | height - 1 << 14).to_bytes(4, "little"),
+        "VP8 ": b"\x99\0\0\0\x10\2\0\x9d\1\x2a" + width.to_bytes(2, "little") + height.to_bytes(2, "little"),
+    }
+    return b"RIFF\x99\0\0\0WEBP" + kind.encode() + sizes[kind] + b"\0" * 99
+
+
+def gif(width, height):
+    return b"GIF89a" + width.to_bytes(2, "little") + height.to_bytes(2, "little") + b"\0" * 9
+
+
+def chat_picture(data, **more):
+    url = "data:image/png;base64," + base64.b64encode(data).decode()
+    return {"type": "image_url", "image_url": {"url": url, **more}}
+
+
+def anthropic_picture(data):
+    return {"type": "image", "source": {"type": "base64", "data": base64.b64encode(data).decode()}}
+
+
+def gemini_picture(data):
+    return {"inlineData": {"mimeType": "image/png", "data": base64.b64encode(data).decode()}}
+
+
+PICTURES = {
+    "OpenAI's example of 1024 x 1024": (chat_picture(png(1024, 1024)), 765),
+    "OpenAI's example of 2048 x 4096": (chat_picture(png(2048, 4096)), 1105),
+    "low detail": (chat_picture(png(2048, 4096), detail="low"), 85),
+    "a small one": (chat_picture(png(100, 100)), 255),
+    "of the Responses API": (
+        {"type": "input_image", "image_url": chat_picture(jpeg(512, 512))["image_url"]["url"]},
+        255,
+    ),
+    "Anthropic's example of 1000 x 1000": (anthropic_picture(jpeg(1000, 1000)), 1334),
+    "Anthropic's example of 200 x 200": (anthropic_picture(gif(200, 200)), 54),
+    "a large one for Anthropic": (anthropic_picture(png(4000, 4000)), 1600),
+    "a tool's, for Anthropic": ({"type": "tool_result", "content": [anthropic_picture(gif(200, 200))]}, 54),
+    "on Bedrock": ({"image": {"format": "png", "source": {"bytes": base64.b64encode(png(200, 200)).decode()}}}, 54),
+    "a small one for Gemini": (gemini_picture(png(384, 384)), 258),
+    "a large one for Gemini": (gemini_picture(webp("VP8X", 1000, 700)), 516),
+    "WebP without loss": (anthropic_picture(webp("VP8L", 200, 200)), 54),
+    "WebP": (anthropic_picture(webp("VP8 ", 200, 200)), 54),
+    "somewhere else": ({"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}, None),
+    "a file at the provider": ({"type": "input_image", "file_id": "file-1"}, None),
+    "a file at Google": ({"fileData": {"mimeType": "image/png", "fileUri": "gs://a/b"}}, None),
+    "of an unknown kind": (anthropic_picture(b"BM" + b"\0" * 99), None),
+    "of no size": (anthropic_picture(png(0, 5)), None),
+    "cut off": (anthropic_picture(png(200, 200)[:18]), None),
+    "no base64": ({"type": "image", "source": {"type": "base64", "data": "a"}}, None),
+}
+
+
+@pytest.mark.parametrize(("part", "tokens"), PICTURES.values(), ids=PICTURES)
+def test_pictures_count_by_their_size(part, tokens):
+    """A picture counts as its provider says, by its pixels; where they are not known there is no guess at all."""
+    text = {"type": "text", "text": SENTENCE}
+    request = {"messages": [{"role": "user", "content": [text, part, part]}]}
+    alone = estimate_usage(broken(None), {"messages": [{"role": "user", "content": [text]}]}).prompt_tokens
+    found = estimate_usage(broken(None), request)
+    assert (found.prompt_tokens if found is not None else None) == (alone + 2 * tokens if tokens is not None else None)
 
 
 def test_tools_and_system_prompts_count():

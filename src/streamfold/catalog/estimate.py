@@ -8,7 +8,8 @@ characters a token. `docs/prices.md` says how near this comes.
 
 The guess is kept apart (`AccumulatedData.estimated_usage`) and labelled; no cost is computed from it. It is bounded:
 never more tokens than bytes of text, nor more than the request allowed or the model can give. What it cannot see it
-leaves out: hidden reasoning, pictures and sound. It reads the whole text once, so it is no work for the hot path.
+leaves out: hidden reasoning and sound. Pictures count by their size (`pictures.py`); with one whose size is not known,
+the prompt is not guessed at all. It reads the whole text once, so it is no work for the hot path.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
+from streamfold.catalog.pictures import picture_tokens
 from streamfold.catalog.rates import Limits
 from streamfold.types import AccumulatedData, ChatMessage, StreamType, TokenUsage
 
@@ -191,16 +193,20 @@ def _asked_limit(request: Mapping[str, Any]) -> int | None:
 
 
 def _prompt_tokens(request: Mapping[str, Any], limits: Limits | None) -> int | None:
+    pictures = picture_tokens([request.get(field) for field in PROMPT_FIELDS])
+    if pictures is None:
+        return None
     texts = [text for field in PROMPT_FIELDS for text in _texts(request.get(field))]
     schemas = [_json(request[field]) for field in SCHEMA_FIELDS if request.get(field)]
-    if not texts and not schemas:
+    if not texts and not schemas and not pictures:
         return None
     messages = next((len(said) for field in PROMPT_FIELDS if isinstance(said := request.get(field), list)), 1)
     tokens = sum(estimate_tokens(text) for text in texts) + PER_MESSAGE * messages
     tokens += sum(math.ceil(SCHEMA * estimate_tokens(text)) for text in schemas)
     most = sum(len(text.encode("utf-8", "surrogatepass")) for text in (*texts, *schemas))
+    guess = min(tokens, most) + pictures
     window = limits.context_window if limits is not None else None
-    return min(tokens, most, window or most)
+    return min(guess, window or guess)
 
 
 def _texts(value: Any) -> Iterator[str]:
