@@ -87,3 +87,15 @@ def test_frames_that_differ_only_outside_their_bodies_share_a_reader():
     other = shared_flat(kinds, (b'","logprobs":null,"obfuscation":"', between[1]), *null, HOLES)
     assert other is not reader
     assert other.read([body(logprobs="null")], 7) == b"Hi"
+
+
+def test_a_reader_that_is_displaced_at_once_is_handed_out(monkeypatch):
+    """Streams of other threads may displace a reader as soon as it is shared; who asked for it has it all the same."""
+
+    class Forgetful(dict):
+        def __setitem__(self, key, value):
+            pass
+
+    monkeypatch.setattr("streamfold.wire.flat.SHARED", Forgetful())
+    between = b'","logprobs":[],"obfuscation":"', b'","sequence_number":'
+    assert shared_flat((0, 1, 2), between, body(), EVENT, HOLES).read([body()], 7) == b"Hi"

@@ -7,6 +7,8 @@ import itertools
 import json
 import pkgutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 from hypothesis import given
@@ -261,6 +263,35 @@ def test_few_layouts_are_shared():
         cell.add(said)
         assert cell.value() == said
     assert layouts_below(record.layout) <= MOST_LAYOUTS
+
+
+def test_objects_of_many_threads_share_their_layouts():
+    """Objects that grow in several threads at once lead to the same layouts, and each has its own values."""
+    records = [Record(text=Text) for _ in range(50)]
+    barrier = Barrier(4)
+
+    def grow(place):
+        grown = []
+        for record in records:
+            cell = record()
+            barrier.wait()
+            for number in range(MOST_SHARED - 1):
+                cell.add({f"field {number}": place * number, "text": str(place)})
+            grown.append(cell)
+        return grown
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            threads = list(pool.map(grow, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    for cells in zip(*threads, strict=True):
+        assert len({id(cell._layout) for cell in cells}) == 1
+        for place, cell in enumerate(cells):
+            said = {f"field {number}": place * number for number in range(MOST_SHARED - 1)}
+            assert cell.value() == {**said, "text": str(place) * (MOST_SHARED - 1)}
 
 
 def test_a_layout_of_many_fields_is_not_shared():

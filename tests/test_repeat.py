@@ -14,6 +14,7 @@ from streamfold.wire.openai_chat import OpenAIChat
 from streamfold.wire.openai_responses import OpenAIResponses
 from streamfold.wire.repeat import cut
 from streamfold.wire.surrogates import without_surrogates
+from work import memory
 
 PATH = ("choices", 0, "delta", "content")
 
@@ -429,6 +430,29 @@ def test_a_read_without_any_end_of_an_event():
     stream.feed(b"data: " + frame("b" * 60_000)[:50_000])
     stream.feed(frame("b" * 60_000)[50_000:] + b"\n\n")
     assert stream.finish().data.response["choices"][0]["message"]["content"] == "a" + "b" * 60_000
+
+
+def test_a_long_read_that_ends_within_an_event():
+    """What a long read leaves unfinished goes before the next read, though that looks like one more event."""
+    events = [b"data: " + frame(f"w{number} ") + b"\n\n" for number in range(6)]
+    comment = b": " + b"so much to say " * 2000 + b"\n"
+    begun = b"data: 1,\n"  # a second line of data makes no JSON of it
+    reads = [b"".join(events[:3]), events[3][:20], events[3][20:] + comment + begun, events[4], events[5]]
+    whole, cut = (StreamAccumulator("openai-chat") for _ in range(2))
+    whole.feed(b"".join(reads))
+    for read in reads:
+        cut.feed(read)
+    first, second = whole.finish().data, cut.finish().data
+    assert first.integrity.malformed == 1
+    assert (first.response, first.chunks, first.integrity) == (second.response, second.chunks, second.integrity)
+
+
+def test_a_long_read_is_not_copied():
+    """What is left of a long read is not copied again and again, also where no event repeats the one before."""
+    body = b"".join(b"data: " + frame("a", note="x" * (number % 40)) + b"\n\n" for number in range(10_000))
+    stream = StreamAccumulator("openai-chat")
+    assert memory([lambda: stream.feed(body)]) < len(body) / 2
+    assert stream.snapshot().chunks == 10_000
 
 
 def test_holes_that_are_proved_together_are_proved_rightly():

@@ -225,6 +225,17 @@ def test_timings_come_from_the_clock_that_was_given():
     assert data.end_timestamp == "2023-11-14T22:13:21.000Z"
 
 
+@pytest.mark.parametrize("kind", [bytes, memoryview], ids=["short cut", "complete way"])
+def test_times_that_go_back(kind):
+    """A read that is said to have come before the last one makes no gap, whichever way it is folded."""
+    stream = StreamAccumulator("openai-chat", max_arrivals=9)
+    start = stream._start
+    for ms in (10, 20, 30, 15, 40):
+        stream.feed(kind(sse([chunk("la ")])), at=start + ms * 1_000_000)
+    assert list(stream.arrivals) == [ms * 1_000_000 for ms in (10, 20, 30, 40)]
+    assert stream.snapshot().max_gap_ms == 10
+
+
 def test_no_output_means_no_time_to_first_token():
     """Null when there was none: never 0 and never the latency."""
     data = streamfold.fold(sse([chunk(""), chunk(finish="stop")], done=True), "openai-chat").data
@@ -332,7 +343,7 @@ def test_what_the_caller_does_to_a_chunk_afterwards_is_not_seen(order):
     said = {"finish": "stop", "usage": {"total_tokens": 3}}
     chunks = [chunk("Hi"), chunk("!"), chunk(**said)]
     chunks[0]["choices"][0]["delta"]["annotations"] = [{"type": "url_citation", "url_citation": {"url": "https://a"}}]
-    chunks[1]["choices"][0]["logprobs"] = {"content": [{"token": "!", "logprob": -0.5}]}
+    chunks[1]["choices"][0]["logprobs"] = {"content": ({"token": "!", "logprob": -0.5},)}
     untouched = fold_pieces([sse(chunks)], "openai-chat").data.response
     stream = StreamAccumulator("openai-chat")
     for place in order if None not in order else range(3):
@@ -388,6 +399,18 @@ def test_strict_raises_for_a_malformed_frame():
     """With strict=True the same frame raises, and the error quotes it."""
     with pytest.raises(WireError, match=r"openai-chat: a frame is not JSON.*delta"):
         streamfold.fold(MALFORMED, "openai-chat", strict=True)
+
+
+def test_what_came_before_a_malformed_frame_counts_also_if_that_raises():
+    """A strict stream has taken the events before the one that it raised for, with their times and their size."""
+    stream = StreamAccumulator("openai-chat", strict=True, max_bytes=10_000)
+    for _ in range(3):
+        with pytest.raises(WireError):
+            stream.feed(sse([chunk("word ")] * 20) + b"data: {\n\n")
+    stream.feed(sse([chunk("last")]))
+    assert stream.has_output
+    assert stream.snapshot().time_to_first_chunk_ms is not None
+    assert "size_limit" in stream.snapshot().integrity.anomalies
 
 
 def test_a_fault_of_ours_is_flagged_and_does_not_reach_the_caller(monkeypatch):

@@ -3,7 +3,8 @@
 import httpx
 import pytest
 
-from streamfold import StreamAccumulator
+from streamfold import StreamAccumulator, fold
+from streamfold.testing import sse
 from streamfold.wire.errors import error_details
 
 REQUEST = httpx.Request("POST", "http://localhost/")
@@ -101,3 +102,55 @@ def test_what_tgi_says(format, error, kind, status, again):
     stream.add(error)
     said = stream.finish().data.error_details
     assert (said.type, said.message, said.status_code, said.retryable) == (kind, "Full house", status, again)
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "status"),
+    [
+        ({"errors": [{"code": "quota", "message": "Slow down"}], "trace": "t1", "status_code": 429}, "quota", 429),
+        (
+            {"success": False, "errors": [{"code": 5006, "message": "Slow down"}], "messages": [], "result": {}},
+            "5006",
+            None,
+        ),
+        ({"error_code": "BUSY", "message": "Slow down", "details": []}, "BUSY", None),
+        ({"error_code": 17, "error_msg": "Slow down", "id": "a1"}, "17", None),
+        ({"error_code": 50001, "text": "Slow down"}, "50001", None),
+        ({"code": 429, "reason": "RATE_LIMIT", "message": "Slow down", "metadata": {}}, "429", 429),
+        ({"statusCode": 429, "message": "Slow down"}, None, 429),
+        ({"__type": "ThrottlingException", "message": "Slow down"}, "ThrottlingException", None),
+        ({"title": "Too many", "status": 429, "detail": "Slow down"}, None, 429),
+        ({"error": True, "message": "Slow down"}, None, None),
+        ({"error": "Slow down", "code": 429}, None, 429),
+        ({"error": {"message": "Slow down"}, "status_code": 429}, None, 429),
+    ],
+    ids=[
+        "watsonx",
+        "Cloudflare",
+        "Databricks",
+        "ERNIE",
+        "FastChat",
+        "Novita",
+        "Azure's gateway",
+        "AWS",
+        "RFC 9457",
+        "a flag",
+        "a text with a status",
+        "a status beside",
+    ],
+)
+def test_an_error_without_the_word(said, code, status):
+    """Servers that name an error otherwise end a stream as an error all the same, and its text stays."""
+    text = {"choices": [{"index": 0, "delta": {"content": "High"}}]}
+    data = fold(sse([text, said]), "openai-chat").data
+    assert (data.status, data.output_message.content) == ("error", "High")
+    assert (data.error_details.code, data.error_details.message) == (code, "Slow down")
+    assert data.error_details.status_code == status
+
+
+def test_what_failed_beside_an_answer_is_no_error_of_it():
+    """A list of errors beside an answer, or an empty one, ends nothing."""
+    text = {"choices": [{"index": 0, "delta": {"content": "High"}, "finish_reason": "stop"}]}
+    chunks = [text, {"errors": [], "success": True}, {"errors": [{"message": "one tool"}], "citations": []}]
+    data = fold(sse(chunks, done=True), "openai-chat").data
+    assert (data.status, data.error_details) == ("success", None)

@@ -47,6 +47,7 @@ from streamfold.wire.errors import error_details, error_of, retryable
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, decode
 from streamfold.wire.foreign import foreign_api
 from streamfold.wire.joined import documents
+from streamfold.wire.pings import is_ping
 from streamfold.wire.repeat import Repeat
 from streamfold.wire.surrogates import without_surrogates
 from streamfold.wire.usage import provider_cost
@@ -71,6 +72,9 @@ LONG = 16 * 1024
 
 STRETCH = 64 * 1024
 """Bytes framed at once at most, after which the stream is asked whether it has become too large."""
+
+NESTED = (dict, list, tuple)
+"""Types of the values of a decoded chunk that may hold others."""
 
 CR = 13
 BLANK_LINE = b"\n\n"
@@ -254,7 +258,6 @@ class StreamAccumulator:
             lock.release()
 
     def _take(self, data: bytes, now: int) -> None:
-        self._again = None
         framer = self._framer
         if framer is None:
             framer = self._fold.framer() if self._fold is not None else AutoFramer()
@@ -266,15 +269,18 @@ class StreamAccumulator:
         self._read(framer, data, at, now)
 
     def _read(self, framer: Framer, data: bytes, at: int, now: int) -> None:
+        self._again = None
         walks = self._tape is None and CR not in data
         step = BETWEEN_RUNS
+        complete = -1  # where the last complete event ends; not known yet
         while at < len(data):
             if walks and type(framer) is SSE and (begun := framer.begun(data)) is not None:
                 if begun:
-                    data, at = begun + data[at:], 0
+                    data, at, complete = begun + data[at:], 0, -1
                     self._bytes -= len(begun)
-                end = data.rfind(BLANK_LINE, at)
-                complete = end + len(BLANK_LINE) if end >= 0 else at
+                if complete < 0:
+                    end = data.rfind(BLANK_LINE, at)
+                    complete = end + len(BLANK_LINE) if end >= 0 else at
                 at, ran = self._walk(framer, data, at, complete, now)
                 if at >= complete:
                     framer.hold(data[at:])
@@ -282,20 +288,30 @@ class StreamAccumulator:
                     break
                 # Where there are no runs, frames are cut off many at a time; more each time in vain.
                 step = BETWEEN_RUNS if ran else min(2 * step, READ_SIZE)
-            stop = len(data)
-            if walks and type(framer) in (SSE, AutoFramer) and (self._fold is None or self._fold.hopeful):
-                end = data.find(BLANK_LINE, at + step)
-                stop = end + len(BLANK_LINE) if end >= 0 else stop
-            stop = min(stop, at + STRETCH)
+            stop = self._stop(framer, data, at, step) if walks else min(len(data), at + STRETCH)
+            self._bytes += stop - at
             payloads, names = framer.feed(data[at:stop])
             if payloads:
                 self._add_frames(payloads, names, now)
             if type(framer) is AutoFramer and framer.inner is not None:
                 framer = self._framer = framer.inner
-            self._bytes += stop - at
             self._watch_size()
             at = stop
         self._watch_size()
+
+    def _stop(self, framer: Framer, data: bytes, at: int, step: int) -> int:
+        """How far to frame at once: about a step, where runs may come again.
+
+        Events are not torn, if they are not too long: the beginning of one would be held, and copied with all the rest.
+        """
+        stop = min(len(data), at + STRETCH)
+        if type(framer) not in (SSE, AutoFramer):
+            return stop
+        hopeful = self._fold is None or self._fold.hopeful
+        end = data.find(BLANK_LINE, at + step, stop) if hopeful else -1
+        if end < 0 and stop < len(data):
+            end = data.rfind(BLANK_LINE, at, stop)
+        return end + len(BLANK_LINE) if end >= 0 else stop
 
     def _walk(self, framer: SSE, data: bytes, at: int, complete: int, now: int) -> tuple[int, bool]:
         """Folds a read event by event, and at one go what need not even be cut into events: most of a stream.
@@ -308,24 +324,26 @@ class StreamAccumulator:
         room = start + self._max_bytes - self._bytes
         flags = alone = 0
         ran = False
-        while fold is not None and at < complete and at <= room:
-            again = fold.repeat
-            if again is not None:
-                used, brought = again.skim(data, at, framer.head)
-                if used:
-                    at += used
-                    flags |= brought | CHUNK
-                    alone, ran = 0, True
-                    self._again = again if at == len(data) else None
-                    continue
-            if alone == MOST_ALONE or not fold.hopeful or (event := framer.cut(data, at)) is None:
-                break
-            at, payload, name = event
-            flags |= fold.add(payload, name)
-            alone += 1
-        self._bytes += at - start
-        if flags:
-            self._stamp(flags, now)
+        try:
+            while fold is not None and at < complete and at <= room:
+                again = fold.repeat
+                if again is not None:
+                    used, brought = again.skim(data, at, framer.head)
+                    if used:
+                        at += used
+                        flags |= brought | CHUNK
+                        alone, ran = 0, True
+                        self._again = again if at == len(data) else None
+                        continue
+                if alone == MOST_ALONE or not fold.hopeful or (event := framer.cut(data, at)) is None:
+                    break
+                at, payload, name = event
+                flags |= fold.add(payload, name)
+                alone += 1
+        finally:  # a strict stream has taken what came before the event that it raises for
+            self._bytes += at - start
+            if flags:
+                self._stamp(flags, now)
         return at, ran
 
     def add(self, chunk: Any, chunk_index: int | None = None, *, name: str | None = None) -> bool:
@@ -547,7 +565,7 @@ class StreamAccumulator:
         """The error in the frames of a stream whose format was never recognised; an error looks alike in many."""
         for event, name in self._unrecognised or ():
             if isinstance(event, dict) and (found := error_of(event, name)) is not None:
-                said: ErrorDetails = without_surrogates(error_details(found))
+                said: ErrorDetails = without_surrogates(error_details(found, beside=event))
                 return said
         return None
 
@@ -659,13 +677,16 @@ class StreamAccumulator:
 
     def _stamp_again(self, flags: int, size: int, now: int) -> None:
         """The same for an event like the one before: what could be first has been, long ago."""
-        if now - self._last_chunk > self._max_gap:
-            self._max_gap = now - self._last_chunk
-        self._last_chunk = now
-        if flags:
-            self._last_output = now
-        if self._arrivals is not None and len(self._arrivals) < self._max_arrivals:
-            self._arrivals.append(now - self._start)
+        if now < self._last_chunk:
+            self._stamp_waited(flags, now)
+        else:
+            if now - self._last_chunk > self._max_gap:
+                self._max_gap = now - self._last_chunk
+            self._last_chunk = now
+            if flags:
+                self._last_output = now
+            if self._arrivals is not None and len(self._arrivals) < self._max_arrivals:
+                self._arrivals.append(now - self._start)
         self._bytes += size
         if self._bytes > self._max_bytes:
             self._watch_size()
@@ -695,7 +716,7 @@ class StreamAccumulator:
     def _recognise(self, event: JSON, name: str | None, now: int) -> None:
         """Tries to name the format; what came before it was recognised is folded then."""
         pending = self._unrecognised
-        if pending is None:
+        if pending is None or is_ping(event, name):
             return
         pending.append((event, name))
         self._foreign = foreign_api(event)
@@ -891,8 +912,8 @@ def _own(event: JSON) -> JSON:
 def _copied(value: Any) -> Any:
     """The same value in dicts and lists of its own."""
     if isinstance(value, dict):
-        return {key: _copied(item) if isinstance(item, dict | list) else item for key, item in value.items()}
-    return [_copied(item) if isinstance(item, dict | list) else item for item in value]
+        return {key: _copied(item) if isinstance(item, NESTED) else item for key, item in value.items()}
+    return [_copied(item) if isinstance(item, NESTED) else item for item in value]
 
 
 def _encoded(event: JSON) -> bytes:

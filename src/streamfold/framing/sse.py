@@ -24,6 +24,10 @@ with a space that the head did not take. Whatever fails that test goes block by 
 unusual shape there goes line by line (`_lines`), which is the specification spelled out. All three agree; the tests
 see to it.
 
+Most events need not be cut off at all: `StreamAccumulator` folds them in the bytes as they were read (see
+`wire/repeat.py`). It takes over what is held here (`begun`), cuts off single events between runs (`cut`), and gives
+back what is left of the read (`hold`), or feeds what is not so simple.
+
 What must be changed together: `_head`, `_name`, `_separator` and `_spaced` describe one head. `_unusual` is true while
 any of `_at_start`, `_after_cr`, `_skipping` is, so that the usual feed makes one test instead of three.
 """
@@ -122,7 +126,7 @@ class SSE(Tally):
         return bytes(tail)
 
     def hold(self, rest: bytes) -> None:
-        """Takes back what such a caller has left over: the begin of an event."""
+        """Takes back what such a caller has left over: the beginning of an event."""
         rest = rest.lstrip(b"\n")
         if rest:
             self._hold(rest)

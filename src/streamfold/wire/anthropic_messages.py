@@ -40,6 +40,7 @@ from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_chat import finish_reason as openai_finish_reason
 from streamfold.wire.packed import Packed, pack, unpack
+from streamfold.wire.pings import is_ping
 from streamfold.wire.repeat import Repeat, SpacedRepeat, utf8
 from streamfold.wire.surrogates import without_surrogates
 from streamfold.wire.usage import count
@@ -318,6 +319,8 @@ class AnthropicMessages(Fold):
         handler = HANDLERS.get(kind)
         if handler is not None:
             return handler(self, event)
+        if is_ping(event, name):
+            return 0
         if error_of(event) is not None:
             return self._add_error(event)
         return self.keep_unknown(event)
@@ -588,9 +591,6 @@ class AnthropicMessages(Fold):
 
     # Everything else
 
-    def _ping(self, event: JSON) -> int:
-        return 0
-
     def _add_derived(self, event: JSON) -> int:
         """An event that an SDK derives from the raw one it follows; it says nothing new."""
         return 0 if "snapshot" in event or event.get("type") == "signature" else self.keep_unknown(event)
@@ -697,7 +697,6 @@ HANDLERS: Final[dict[str, Callable[[AnthropicMessages, JSON], int]]] = {
     "content_block_stop": AnthropicMessages._stop_block,
     "message_delta": AnthropicMessages._finish_message,
     "message_stop": AnthropicMessages._stop_message,
-    "ping": AnthropicMessages._ping,
     "error": AnthropicMessages._add_error,
     "message": AnthropicMessages._whole_message,
     "completion": AnthropicMessages._add_completion,

@@ -42,6 +42,7 @@ from streamfold.types import (
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_message import objects, tool_call
+from streamfold.wire.pings import is_ping
 from streamfold.wire.usage import count
 
 __all__ = ["CohereChat"]
@@ -159,6 +160,8 @@ class CohereChat(Fold):
         handler = _handler(kind) or (_handler(name) if kind is None and not _is_whole(event) else None)
         if handler is not None:
             return handler(self, event)
+        if is_ping(event, name):
+            return 0
         error = error_of(event, name) or (event if _is_error(event) else None)
         if error is not None:
             return self._fail(error)

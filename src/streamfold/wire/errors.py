@@ -3,8 +3,9 @@
 A provider that has said HTTP 200 can only report a failure inside the stream, and each does it in its own way:
 `{"error": {...}}` (OpenAI, Anthropic, Gemini), `{"error": "text"}` (Ollama), `{"error": "text", "error_type": ...}`
 (TGI), `{"object": "error", "message": ...}` (vLLM), `{"detail": ...}` (a Python server), `{"base_resp":
-{"status_code": 1008, "status_msg": ...}}` (MiniMax, where the code is its own and 0 is none), an SSE event named
-`error` with anything in it.
+{"status_code": 1008, "status_msg": ...}}` (MiniMax, where the code is its own and 0 is none), `{"errors": [{...}]}`
+(watsonx, Cloudflare), `{"error_code": ..., "message": ...}` (Databricks, ERNIE, FastChat), an SSE event named `error`
+with anything in it.
 """
 
 from __future__ import annotations
@@ -49,8 +50,16 @@ _STATUS_OF_TGI = {
 BARE = frozenset(
     {"message", "code", "type", "status", "status_code", "param", "request_id", "requestId", "detail"}
     | {"msg", "sid", "success", "data"}  # Zhipu, Spark and SiliconFlow
+    | {"reason", "metadata", "statusCode", "__type"}  # Novita, Azure's gateway, AWS
+    | {"title", "instance"}  # RFC 9457 (Replicate)
 )
 """Fields of an error that stands in the place of a response without an envelope."""
+
+AROUND_ERRORS = frozenset({"errors", "trace", "status_code", "success", "messages", "result"})
+"""Fields of an object that is a list of errors; beside other fields such a list may tell of parts that failed."""
+
+MESSAGES = ("message", "detail", "error", "msg", "status_msg", "error_msg", "error_message", "text")
+"""Where errors say what happened; the last is FastChat's."""
 
 
 def error_of(event: Mapping[str, Any], name: str | None = None) -> Any:
@@ -58,14 +67,24 @@ def error_of(event: Mapping[str, Any], name: str | None = None) -> Any:
     error = event.get("error")
     if error and not _is_blank(error):
         # Anthropic (and gateways that copy it) name the request beside the error.
-        return error
+        return event if error is True else error
     if isinstance(outcome := event.get("base_resp"), dict) and outcome.get("status_code"):
         return outcome
     if event.get("object") == "error" or event.get("type") == "error" or name == "error":
         return event
     if event.keys() <= BARE and (event.get("detail") or _is_bare(event)):
         return event
+    if event.get("error_code") and "choices" not in event and any(isinstance(event.get(key), str) for key in MESSAGES):
+        return event
+    if event.keys() <= AROUND_ERRORS and not event.get("result") and _listed(event):
+        return event
     return None
+
+
+def _listed(error: Mapping[str, Any]) -> Any:
+    """The first of several errors, if these are several."""
+    errors = error.get("errors")
+    return errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else None
 
 
 def _is_blank(error: Any) -> bool:
@@ -77,10 +96,13 @@ def _is_bare(event: Mapping[str, Any]) -> bool:
     """Whether an object is an error without an envelope: a message and a code, and nothing of a response."""
     if event.get("data") or event.get("success") is True:
         return False
-    says_code = any(event.get(key) for key in ("code", "status", "status_code"))
+    says_code = any(event.get(key) for key in CODES)
     message = event.get("message") or event.get("msg")
     return bool(says_code and isinstance(message, str) and message)
 
+
+CODES = ("code", "error_code", "__type", "status", "status_code", "statusCode")
+"""Where errors have their code or the HTTP status; the third is AWS's."""
 
 NESTED = 8
 """Levels at which an error inside an error is looked for."""
@@ -90,6 +112,7 @@ def error_details(error: Any, *, status: int | None = None, beside: Mapping[str,
     """An error in any spelling as the record has it. Nothing is invented: what was not said stays null.
 
     `beside` is the object that the error was a field of: where the error is a mere text, its type stands there (TGI).
+    So may the HTTP status.
     """
     if isinstance(error, ErrorDetails):
         return error
@@ -102,19 +125,23 @@ def error_details(error: Any, *, status: int | None = None, beside: Mapping[str,
         error = error["error"]
     if not isinstance(error, dict):
         kind = _text((beside or {}).get("error_type"))
-        status = status if status is not None else _STATUS_OF_TGI.get(kind or "")
+        if status is None:
+            status = _STATUS_OF_TGI.get(kind or "") or _status_in(beside or {})
         return ErrorDetails(type=kind, message=_message(error), status_code=status, retryable=retryable(status))
+    if "message" not in error and (first := _listed(error)) is not None:
+        status = status if status is not None else _int(error.get("status_code"))
+        error = first
     kind = _text(error.get("type")) or _text(error.get("status"))
-    code = _text(error.get("code"))
+    code = next((code for key in ("code", "error_code", "__type") if (code := _text(error.get(key)))), None)
     if code is None and "status_msg" in error:
         code = _text(error.get("status_code"))
     if status is None:
         for name in ("status_code", "raw_status_code", "http_status_code"):  # the latter are Mistral's and TGI's
             status = status or _int(error.get(name))
-        status = status or _http(error.get("code")) or _http(error.get("status"))
+        status = status or _status_in(error)
     if status is None:
-        status = _STATUS_OF.get(code or "") or _STATUS_OF.get(kind or "")
-    said = (error.get(key) for key in ("message", "detail", "error", "msg", "status_msg"))
+        status = _STATUS_OF.get(code or "") or _STATUS_OF.get(kind or "") or _status_in(beside or {})
+    said = (error.get(key) for key in MESSAGES)
     return ErrorDetails(
         type=kind,
         code=code,
@@ -175,6 +202,11 @@ def _text(value: Any) -> str | None:
 
 def _int(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 100 <= value <= 999 else None
+
+
+def _status_in(fields: Mapping[str, Any]) -> int | None:
+    """The first code that is an HTTP status."""
+    return next((status for key in CODES if (status := _http(fields.get(key))) is not None), None)
 
 
 def _http(value: Any) -> int | None:

@@ -125,8 +125,12 @@ def shared_flat(
     if sum(map(len, between)) > LONGEST_SHARED:
         return flat(body, event, holes)
     shape = holes, kinds, between
-    if shape not in SHARED:
-        if len(SHARED) >= MOST_SHARED:
-            SHARED.popitem()  # the newest: whoever sends ever new shapes displaces only their own
-        SHARED[shape] = flat(body, event, holes)
-    return SHARED[shape]
+    try:
+        return SHARED[shape]
+    except KeyError:
+        reader = flat(body, event, holes)
+    # Not to be read again from here: streams of other threads may displace it at once.
+    if len(SHARED) >= MOST_SHARED:
+        SHARED.popitem()  # the newest: whoever sends ever new shapes displaces only their own
+    SHARED[shape] = reader
+    return reader

@@ -40,6 +40,7 @@ from streamfold.wire.gemini_interactions import Interaction, is_event, is_intera
 from streamfold.wire.gemini_metadata import Gathered, Grounding, Usage, objects_in
 from streamfold.wire.gemini_parts import Parts, is_text
 from streamfold.wire.gemini_view import BLOCK_REASONS, FINISH_REASONS, enum_name, view_response
+from streamfold.wire.pings import is_ping
 
 __all__ = ["Gemini"]
 
@@ -109,8 +110,11 @@ class Gemini(Fold):
         inner = event.get("response")
         if isinstance(inner, dict) and _is_envelope(event, inner):
             return self._add_chunk({**event, **inner}, inner, ("response",))
-        if event and event.keys().isdisjoint(KNOWN):
-            return self._add_interaction(event) if is_interaction(event) else self.keep_unknown(event)
+        if event.keys().isdisjoint(KNOWN):
+            if is_ping(event, name):
+                return 0
+            if event:
+                return self._add_interaction(event) if is_interaction(event) else self.keep_unknown(event)
         return self._add_chunk(event, event, ())
 
     def _add_interaction(self, event: JSON) -> int:

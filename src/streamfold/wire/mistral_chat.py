@@ -45,6 +45,7 @@ from streamfold.wire.openai_chat import OpenAIChat
 from streamfold.wire.openai_message import LOGPROBS, ToolCalls, objects
 from streamfold.wire.openai_speech import OpenAISpeech
 from streamfold.wire.openai_transcription import OpenAITranscription, transcription_usage
+from streamfold.wire.pings import is_ping
 from streamfold.wire.usage import count
 
 __all__ = ["MistralChat"]
@@ -177,8 +178,7 @@ class MistralChat(OpenAIChat):
         if audio is not None:
             return self._add_audio(event, name, audio)
         if "choices" not in event and error_of(event, name) is None:
-            self.keep_unknown(event)
-            return CHUNK
+            return 0 if is_ping(event, kind) else self.keep_unknown(event)
         return super().add_event(event, name)
 
     def _add_nameless(self, event: JSON, name: str | None) -> int:

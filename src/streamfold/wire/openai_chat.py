@@ -22,6 +22,7 @@ from streamfold.growth import (
     Fields,
     First,
     Identity,
+    Indexed,
     Label,
     Latest,
     Merge,
@@ -53,13 +54,55 @@ from streamfold.wire.openai_message import (
     of_one_token,
     resent_arguments,
 )
+from streamfold.wire.pings import is_ping
 from streamfold.wire.usage import is_consistent, openai_usage, provider_cost
 
 __all__ = ["FAILURES", "OpenAIChat", "chat_choice", "finish_reason"]
 
 
+class Turns:
+    """`messages` of a choice: what Azure's first preview of "on your data" has in the place of one message.
+
+    The first is of a tool and says what was found; the last is the answer.
+    """
+
+    __slots__ = ("_cells",)
+
+    def __init__(self) -> None:
+        self._cells = TURNS()
+
+    def add(self, value: Any) -> None:
+        if isinstance(value, list):
+            self._cells.add([_without_mark(turn) for turn in objects(value)])
+
+    def value(self) -> list[JSON] | None:
+        turns = self._cells.value()
+        return [_whole_turn(turn) for turn in turns] if turns is not None else None
+
+    def close(self) -> None:
+        self._cells.close()
+
+
+TURNS = Indexed(Record(index=First, delta=MESSAGE))
+
+
+def _whole_turn(turn: JSON) -> JSON:
+    """A turn as the unstreamed response has it: what its deltas said stands in the turn itself."""
+    said = turn.pop("delta", None)
+    return {**turn, **(said or {})}
+
+
+def _without_mark(turn: JSON) -> JSON:
+    """A turn without the words that mark the end of the stream, which stand where its text would."""
+    delta = turn.get("delta")
+    if turn.get("end_turn") and isinstance(delta, dict) and delta.get("content") == "[DONE]":
+        return {**turn, "delta": {**delta, "content": ""}}
+    return turn
+
+
 CHOICE = Record(
     index=Skip,  # the choice's name
+    messages=Turns,
     delta=MESSAGE,
     message=Whole,
     text=Text,  # Together repeats there what the delta says
@@ -96,14 +139,20 @@ CHUNK_RECORD = Record(
 )
 
 
-STREAMED_OBJECTS = ("chat.completion.chunk", "chat.reasoning", "chat.reasoning.done", "chat.completion.done")
-"""What chunks call themselves; the last three are Perplexity's, in its concise mode."""
+CHUNK_ENDING = ".chunk"
+"""How the `object` of a chunk ends: Azure's extensions and text-generation-webui have names of their own before it."""
+
+STREAMED_OBJECTS = ("chat.reasoning", "chat.reasoning.done", "chat.completion.done")
+"""What else chunks call themselves: Perplexity, in its concise mode."""
 
 LAST_OBJECTS = ("chat.completion", "chat.completion.done")
 """What the last chunk may call itself: a whole response where a stream was expected, or the end of Perplexity's."""
 
 OF_A_CHUNK = ("obfuscation", "p", "prompt_progress", "sequence_number", "stream_options", "token")
 """Fields of a chunk that no response has."""
+
+MESSAGES = ("delta", "message", "messages")
+"""Where a choice may have what it says."""
 
 NUMBERS = (float, int)
 
@@ -138,6 +187,8 @@ class OpenAIChat(Fold):
         if not choices or name is not None or "error" in event or "x_groq" in event:
             if choices is None and isinstance(kind := event.get("type"), str) and kind in HELPER_EVENTS:
                 return self._add_helper_event(event)
+            if choices is None and is_ping(event, name):
+                return 0
             error = error_of(event, name)
             if error is not None:
                 self._fail(error, event)
@@ -186,6 +237,8 @@ class OpenAIChat(Fold):
             self.finished = True
         if not flags and cell.get("delta") is None:
             flags = _whole_brings(choice)
+            if any(turn.get("end_turn") for turn in objects(choice.get("messages"))):
+                self.ended = True
         logprobs = choice.get("logprobs")
         if logprobs is not None and type(logprobs) in NUMBERS:
             choice = {**choice, "logprobs": of_one_token(logprobs, delta)}
@@ -244,8 +297,11 @@ class OpenAIChat(Fold):
         if self._choices is not None:
             top["choices"] = [_choice_value(index, cell) for index, cell in self._choices.items()]
         _move_usage(top)
-        if top.get("object") in STREAMED_OBJECTS:
+        kind = top.get("object")
+        if kind in STREAMED_OBJECTS:
             top["object"] = "chat.completion"
+        elif isinstance(kind, str):
+            top["object"] = kind.removesuffix(CHUNK_ENDING)
         return top
 
     def envelope(self) -> Fields:
@@ -274,6 +330,8 @@ class OpenAIChat(Fold):
     @classmethod
     def recognises(cls, event: JSON, name: str | None) -> bool:
         kind = str(event.get("object", ""))
+        if "choices" not in event and isinstance(event.get("result"), str):
+            return False  # ERNIE's own API calls its answers chat completions too
         if kind.startswith(("chat.completion", "chat.reasoning")):
             return True
         if kind.startswith(("transcription.", "translation.")):
@@ -283,8 +341,11 @@ class OpenAIChat(Fold):
         choices = event.get("choices")
         if not isinstance(choices, list):
             return False
-        first = choices[0] if choices else None
-        return first is None or (isinstance(first, dict) and ("delta" in first or "message" in first))
+        if not choices:
+            # Azure's verdict on the prompt opens text completions too.
+            return event.get("object") not in ("", "text_completion")
+        first = choices[0]
+        return isinstance(first, dict) and not first.keys().isdisjoint(MESSAGES)
 
     @staticmethod
     def view(response: JSON, data: AccumulatedData) -> None:
@@ -339,6 +400,10 @@ def _whole_brings(choice: Mapping[str, Any]) -> int:
     message = choice.get("message")
     if isinstance(message, dict):
         return brings(message)
+    for turn in objects(choice.get("messages")):
+        said = _without_mark(turn).get("delta", turn)
+        if isinstance(said, dict) and said.get("role") != "tool" and (flags := brings(said)):
+            return flags
     return OUTPUT | CONTENT if choice.get("text") else 0
 
 
@@ -425,7 +490,8 @@ def chat_choice(choice: Mapping[str, Any], place: int) -> Choice:
     """A native choice (streamed and folded, or as it came) as a neutral one."""
     index = index_of(choice.get("index"))
     logprobs, reason = choice.get("logprobs"), choice.get("finish_reason")
-    message = chat_message(choice.get("message") or choice.get("delta") or {})
+    turns = objects(choice.get("messages"))
+    message = chat_message(choice.get("message") or choice.get("delta") or (turns[-1] if turns else {}))
     if message.content is None and isinstance(choice.get("text"), str):
         message.content = choice["text"]
     return Choice(

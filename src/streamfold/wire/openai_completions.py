@@ -22,6 +22,7 @@ from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_chat import FAILURES, finish_reason
 from streamfold.wire.openai_message import of_one_token
+from streamfold.wire.pings import is_ping
 from streamfold.wire.usage import openai_usage
 
 __all__ = ["OpenAICompletions"]
@@ -123,6 +124,8 @@ class OpenAICompletions(Fold):
         self._finishes: set[int] = set()
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
+        if "choices" not in event and is_ping(event, name):
+            return 0
         error = error_of(event, name)
         if error is not None:
             self.error = error_details(error, beside=event)

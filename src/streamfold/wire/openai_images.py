@@ -26,6 +26,7 @@ from streamfold.growth import Fields, First, Identity, Latest, Model, Record, in
 from streamfold.types import JSON, AccumulatedData, StreamType
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
+from streamfold.wire.pings import is_ping
 from streamfold.wire.usage import openai_usage
 
 __all__ = ["OpenAIImages"]
@@ -70,7 +71,7 @@ class OpenAIImages(Fold):
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
         kind = _word(event.get("type")) or name or ""
-        if kind == "ping":
+        if is_ping(event, name):
             return 0
         family, _, step = kind.rpartition(".")
         if family not in FAMILIES:

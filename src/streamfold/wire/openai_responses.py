@@ -27,6 +27,7 @@ from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_message import tool_call
 from streamfold.wire.packed import Packed, pack, unpack
+from streamfold.wire.pings import is_ping
 from streamfold.wire.repeat import NoisyRepeat, cut
 from streamfold.wire.responses_items import Item, Items, Leaf, PartList, brings, place_of, reconciled
 from streamfold.wire.usage import openai_usage
@@ -106,8 +107,6 @@ NOT_OF_THE_RESPONSE: Final = ("codex.", "responsesapi.")
 
 NAMES_OF_A_STATUS: Final = frozenset({"type", "item_id", "output_index", "sequence_number", "event_id", "response_id"})
 """Fields of an event that says no more than how far a tool has come."""
-
-PINGS: Final = frozenset({"ping", "keepalive", "keep-alive", "keep_alive", "heartbeat", "response.keepalive"})
 
 ENDS: Final[dict[str, str | None]] = {
     "response.completed": "completed",
@@ -196,7 +195,7 @@ class OpenAIResponses(Fold):
         handler = _HANDLERS.get(kind)
         if handler is not None:
             return CHUNK | handler(self, event, kind)
-        if kind in PINGS or kind.startswith(NOT_OF_THE_RESPONSE):
+        if is_ping(event, kind) or kind.startswith(NOT_OF_THE_RESPONSE):
             return 0
         if _is_progress(kind) is None and not self._is_status(event, kind):
             self.keep_unknown(event)
@@ -583,6 +582,8 @@ class OpenAIResponses(Fold):
     def recognises(cls, event: JSON, name: str | None) -> bool:
         kind = event.get("type")
         if not isinstance(kind, str):
+            if name == "error":
+                return "sequence_number" in event  # everybody names an error so
             return event.get("object") == "response" or name in _HANDLERS or name in _DELTAS
         return kind.startswith("response.") or (kind == "error" and "sequence_number" in event)
 

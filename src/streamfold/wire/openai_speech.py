@@ -33,6 +33,7 @@ from streamfold.types import JSON, AccumulatedData, AudioOutput, StreamType
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_chat import finish_reason
+from streamfold.wire.pings import is_ping
 from streamfold.wire.usage import openai_usage
 
 __all__ = ["AudioOrText", "OpenAISpeech", "audio_format", "begins_text"]
@@ -112,7 +113,7 @@ class OpenAISpeech(Fold):
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
         kind = _text(event.get("type")) or name
-        if kind == "ping":
+        if is_ping(event, name):
             return 0
         error = error_of(event, "error" if kind == "speech.audio.error" else name)
         if error is not None:

@@ -24,6 +24,7 @@ from streamfold.types import JSON, AccumulatedData, PromptTokensDetails, StreamT
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_chat import finish_reason
+from streamfold.wire.pings import is_ping
 from streamfold.wire.usage import openai_usage
 
 __all__ = ["OpenAITranscription", "transcription_usage"]
@@ -67,7 +68,7 @@ class OpenAITranscription(Fold):
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
         kind = _word(event.get("type")) or name
-        if kind == "ping":
+        if is_ping(event, name):
             return 0
         error = error_of(event, name)
         if error is not None:

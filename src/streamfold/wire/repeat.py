@@ -339,9 +339,7 @@ class NoisyRepeat(Repeat):
 
     def take(self, text: bytes, frames: int) -> int:
         self._number += frames
-        self.hits += frames
-        self._sink += text
-        return self._flags if text else 0
+        return super().take(text, frames)
 
     def _body(self, body: bytes, place: int) -> bytes | None:
         text = None

@@ -71,11 +71,12 @@ def is_consistent(usage: Any) -> bool:
 def provider_cost(usage: Any) -> Cost | None:
     """The price of a response in its provider's own words, or None if it named none in dollars.
 
-    OpenRouter, Perplexity and xAI name it in the usage, Venice as an object with a sum for each of its currencies.
+    OpenRouter, Perplexity, DeepInfra and xAI name it in the usage, Venice as an object with a sum for each of its
+    currencies.
     """
     if not isinstance(usage, dict):
         return None
-    cost: Any = usage.get("cost")
+    cost: Any = usage.get("cost", usage.get("estimated_cost"))
     details: Any = usage.get("cost_details")
     if isinstance(cost, dict):
         cost, details = cost.get("total_cost", cost.get("usd")), cost
@@ -143,8 +144,8 @@ def _details(usage: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
 def _prompt_details(usage: Mapping[str, Any], details: Mapping[str, Any]) -> PromptTokensDetails | None:
     cached = _first(details, "cached_tokens", "cached_read_tokens")
     if cached is None:
-        # Moonshot says it beside the totals, DeepSeek and Mistral in words of their own.
-        cached = _first(usage, "cached_tokens", "prompt_cache_hit_tokens", "num_cached_tokens")
+        # Moonshot says it beside the totals, DeepSeek, Mistral and Inception in words of their own.
+        cached = _first(usage, "cached_tokens", "prompt_cache_hit_tokens", "num_cached_tokens", "cached_input_tokens")
     written = _first(
         details, "cache_write_tokens", "cached_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens"
     )
