@@ -298,3 +298,33 @@ def test_a_reader_that_leaves(directory: Path) -> None:
         done = subprocess.run(command, shell=True, cwd=directory, capture_output=True, text=True, timeout=120)
         assert len(done.stdout.splitlines()) == 1
         assert done.stderr == ""
+
+
+def test_small_costs_are_written_out(tmp_path: Path) -> None:
+    """Costs of thousandths of a cent are told without an exponent, and a failed request with what failed."""
+    with LogStore.open(str(tmp_path / "streamfold.db")) as store:
+        store.write([LogRow(id="a", created=moment(0), status="success", cost=6.5e-06)])
+        store.write(
+            [LogRow(id="b", created=moment(1), status="error", error_type="api_error", error_code="overloaded")]
+        )
+    told = logs(tmp_path, "list").stdout
+
+    assert "$0.0000065" in told
+    assert "overloaded" in told
+
+
+def test_the_log_that_the_environment_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`STREAMFOLD_DB` names the log for `logs` as it does for `serve`; a flag wins over it."""
+    with LogStore.open(str(tmp_path / "mine.db")) as store:
+        store.write([LogRow(id="a", created=moment(0), status="success")])
+    monkeypatch.setenv("STREAMFOLD_DB", "mine.db")
+
+    assert [row["id"] for row in objects(logs(tmp_path, "list", "--json"))] == ["a"]
+    assert "no log database other.db" in run("logs", "list", "--db", "other.db", cwd=tmp_path).stderr
+
+
+def test_a_bound_that_is_no_number(tmp_path: Path) -> None:
+    """A bound that is no number is told with its name."""
+    told = run("logs", "list", "--min", "latency_ms=five", cwd=tmp_path)
+
+    assert (told.returncode, "min_latency_ms: 'five' is no number" in told.stderr) == (2, True)

@@ -61,9 +61,9 @@ def test_file_and_flags(tmp_path: Path) -> None:
         ("zzz = 1", 'unknown key "zzz"; known here are host, port, workers, db,'),
         ("[limits]\nconnect_timeout = 1", 'unknown key "limits.connect_timeout"; did you mean "connect_timeout_s"?'),
         ('[upstreams.a]\nurl = "http://a.b"\nkey = "k"', 'unknown key "upstreams.a.key"; did you mean "key_env"?'),
-        ('port = "8787"', '"port" must be int, not str'),
+        ('port = "8787"', '"port" must be a whole number, not text; write it without the quotes'),
         ("port = 99999", '"port" is 99999; choose one from 0 to 65535'),
-        ("[upstreams]\nopenai = 5", '"upstreams.openai" must be str | object, not int'),
+        ("[upstreams]\nopenai = 5", '"upstreams.openai" must be text or a table, not a whole number'),
         ("[upstreams.a]\nprovider = 'x'", '"upstreams.a.url" is missing'),
         ('[upstreams]\na = "ftp://a.b"', '"upstreams.a" must be an http or https URL'),
         ('[upstreams]\na = "api.example.com"', '"upstreams.a" must be an http or https URL'),
@@ -74,8 +74,16 @@ def test_file_and_flags(tmp_path: Path) -> None:
         ('[upstreams]\n"a/b" = "https://a.b"', '"upstreams.a/b": an upstream cannot be called that'),
         ("[limits]\nwaiting_responses = -1", '"limits.waiting_responses" is negative'),
         ("port = ", "not valid TOML"),
-        ('[plugins]\n"a:B" = 3', "\"plugins.'a:B'\" must be object, not int"),
+        ('[plugins]\n"a:B" = 3', "\"plugins.'a:B'\" must be a table, not a whole number"),
         ('[plugins."no_such:B"]', "\"plugins.'no_such:B'\" cannot be imported"),
+        ('[plugins."no_such:B"]', "is it installed, or its directory in PYTHONPATH?"),
+        ("[plugins.otle]", 'there is no plugin "otle"; did you mean "otel"? (or give the import path'),
+        ("[plugins.otel]", 'the plugin "otel" has nowhere to send to: set "plugins.otel.endpoint"'),
+        ('log_level = "verbose"', '"log_level" cannot be "verbose"; choose one of debug, info, warning, error'),
+        ('[gate]\nwhen_exceeded = "shut"', '"gate.when_exceeded" cannot be "shut"; choose one of closed, open'),
+        ('db = "mysql://me:pw@a.b/c"', '"db" names a mysql database; known are sqlite:///path'),
+        ('prices = "nowhere.toml"', '"prices": cannot read the price file nowhere.toml'),
+        ('[upstreams.a]\nurl = "http://a.b"\napi_key = "k"', 'did you mean "key_env" or "key_header"?'),
         ('[upstreams."my.one"]\nbas_url = "x"', "unknown key \"upstreams.'my.one'.bas_url\""),
         ('"pört" = 1', 'unknown key "\'pört\'"; did you mean "port"?'),
     ],
@@ -87,6 +95,33 @@ def test_mistakes_are_named(tmp_path: Path, text: str, sentence: str) -> None:
 
     assert sentence.lower() in str(caught.value).lower()
     assert "gateway.toml" in str(caught.value)
+
+
+def test_a_key_where_its_variable_belongs_is_not_told(tmp_path: Path) -> None:
+    """Whoever writes the key itself into `key_env` is told what belongs there, and the key is shown nowhere."""
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, '[upstreams.my-groq]\nurl = "http://a.b"\nkey_env = "sk-proj-secret"')
+
+    assert 'not the key itself; write key_env = "MY_GROQ_API_KEY"' in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "noted"),
+    [
+        ('[upstreams]\nopenai = "https://api.openai.com/v1"', ["openai"]),
+        ('[upstreams.gemini]\nurl = "https://a.b/v1beta/"', ["gemini"]),
+        ('[upstreams]\nopenrouter = "https://openrouter.ai/api/v1"\nopenai = "https://a.b/v1/x"', []),
+    ],
+)
+def test_a_version_that_sdks_send_as_well_is_noted(tmp_path: Path, text: str, noted: list[str]) -> None:
+    """A usual upstream whose URL ends in its version is no mistake, but noted: requests would name it twice."""
+    path = tmp_path / "gateway.toml"
+    path.write_text(text, "utf-8")
+    examined = examine(path)
+
+    assert examined.config is not None
+    assert [note.split('"')[1] for note in examined.notes] == [f"upstreams.{name}" for name in noted]
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -162,7 +197,9 @@ def test_the_order_of_the_sources(tmp_path: Path) -> None:
 )
 def test_variables(tmp_path: Path, variable: str, value: str, expected: str) -> None:
     """Each variable is read by the type of its key, and names of the file are found again."""
-    text = '[upstreams]\nplain = "http://plain.example"\nmy-ollama = { url = "http://o.example" }'
+    text = '[upstreams]\nplain = "http://plain.example"\nmy-ollama = { url = "http://o.example" }\n'
+    if variable.startswith("PLUGINS__OTEL"):
+        text += '[plugins.otel]\nendpoint = "http://collector:4318"'
     config = load(tmp_path, text, environ={f"STREAMFOLD_{variable}": value, "OTHER": "x", "STREAMFOLD_DEBUG": "1"})
 
     assert eval(expected, {"config": config})

@@ -352,7 +352,7 @@ def test_plugins_load_by_import_path_in_their_order():
             {"color": "x"},
             'unknown key "plugins.\'test_pipeline:Configured\'.color"; did you mean "colour"?',
         ),
-        (f"{HERE}:Configured", {"size": "x"}, "must be int, not str"),
+        (f"{HERE}:Configured", {"size": "x"}, "must be a whole number, not text"),
         (f"{HERE}:Bare", {"size": 1}, "takes no settings; take out size"),
         (f"{HERE}:Missing", {}, "has no Missing"),
         ("no_such_module:X", {}, "cannot be imported"),

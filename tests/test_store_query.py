@@ -529,7 +529,7 @@ MISTAKES: tuple[tuple[Callable[[], Any], str], ...] = (
     (lambda: LogQuery(until="2026-13-01"), "until: '2026-13-01' is no time"),
     (lambda: LogQuery(cursor="no cursor"), "cursor is none that a page gave; begin without one"),
     (lambda: LogQuery.parse([("modle", "x")]), 'unknown filter "modle"; did you mean "model"?'),
-    (lambda: LogQuery.parse([("min_cost", "much")]), "minimum"),
+    (lambda: LogQuery.parse([("min_cost", "much")]), "min_cost: 'much' is no number; write one such as"),
     (lambda: LogQuery.parse([("limit", "few")]), "limit: expected `int`, got `str`"),
     (lambda: LogQuery.parse([("since", "1h"), ("since", "2h")]), "since is given twice; give it once"),
 )

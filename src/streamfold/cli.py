@@ -159,11 +159,11 @@ def serve(
         Path | None,
         typer.Option("--config", metavar="FILE", envvar="STREAMFOLD_CONFIG", help="TOML file; the others win over it."),
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8787]")] = None,
-    db: Annotated[str | None, typer.Option(metavar="URL", help="Log database. [default: streamfold.db]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8787")] = None,
+    db: Annotated[str | None, typer.Option(metavar="URL", help="Log database.", show_default="streamfold.db")] = None,
     upstream: Annotated[list[str] | None, typer.Option(metavar="NAME=URL", help="An upstream, by path prefix.")] = None,
-    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes that serve. [default: 1]")] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes that serve.", show_default="1")] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Say what would be used, and all mistakes; start nothing.")
     ] = False,
@@ -221,8 +221,10 @@ def token(
 
 @app.command()
 def demo(
-    port: Annotated[int | None, typer.Option(help="Port of the gateway. [default: 8787, or a free one]")] = None,
-    db: Annotated[str | None, typer.Option(metavar="URL", help="Keep the log. [default: a temporary file]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the gateway.", show_default="8787, or a free one")] = None,
+    db: Annotated[
+        str | None, typer.Option(metavar="URL", help="Keep the log.", show_default="a temporary file")
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Stop after the client's round.")] = False,
     pace: Annotated[float | None, typer.Option(hidden=True)] = None,
 ) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["logs"]
 
-WIDTH_OF_PIPE: Final = 160
+WIDTH_OF_PIPE: Final = 180
 BAR: Final = 40
 
 
@@ -52,7 +53,10 @@ class ExportFormat(StrEnum):
     PARQUET = "parquet"
 
 
-Database = Annotated[str, typer.Option("--db", metavar="URL", help="Log database: a path, or a database's URL.")]
+Database = Annotated[
+    str,
+    typer.Option("--db", metavar="URL", envvar="STREAMFOLD_DB", help="Log database: a path, or a database's URL."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per line.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 DEFAULT: Final = "streamfold.db"
@@ -286,7 +290,7 @@ def export(
     out: Annotated[str, typer.Argument(metavar="OUT", help="A file; - is standard output.")],
     db: Database = DEFAULT,
     kind: Annotated[ExportFormat, typer.Option("--format", help="Lines of JSON, or Parquet.")] = ExportFormat.JSONL,
-    limit: Annotated[int | None, typer.Option(min=1, help="How many rows. [default: all]")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="How many rows.", show_default="all")] = None,
     sort: Annotated[str, typer.Option(help="A column; with a minus, the largest first.")] = "created",
 ) -> None:
     """Write rows with all their content to a file, the oldest first."""
@@ -409,7 +413,7 @@ def _light(row: LogRow) -> bytes:
 
 
 def _print_rows(rows: list[LogRow]) -> None:
-    heads = ("id", "created", "path", "model", "status", "finish", "tokens", "cost", "chunks", "first token", "whole")
+    heads = ("id", "created", "path", "model", "status", "why", "tokens", "cost", "chunks", "first token", "whole")
     _print_table(heads, [_cells(row) for row in rows])
 
 
@@ -420,7 +424,7 @@ def _cells(row: LogRow) -> tuple[str, ...]:
         f"/{row.upstream or ''}{row.path or ''}",
         _dash(row.response_model or row.model),
         row.status,
-        _dash(row.finish_reason),
+        _dash(row.finish_reason or row.error_code or row.error_type),
         f"{_dash(row.prompt_tokens)}/{_dash(row.completion_tokens)}",
         _money(row.cost),
         str(row.chunks),
@@ -523,7 +527,12 @@ def _time(milliseconds: float | None) -> str:
 
 
 def _money(dollars: float | None) -> str:
-    return "-" if dollars is None else f"${dollars:.4g}" if dollars < 1 else f"${dollars:,.2f}"
+    if dollars is None:
+        return "-"
+    if dollars >= 1:
+        return f"${dollars:,.2f}"
+    written = f"{Decimal(f'{dollars:.4g}'):f}"  # a ten-thousandth of a cent, and still no exponent
+    return f"${written}"
 
 
 def _share(part: float | None) -> str:

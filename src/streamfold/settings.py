@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -21,6 +21,18 @@ from streamfold.errors import UsageError
 __all__ = ["did_you_mean", "key_of", "read_settings", "read_toml"]
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+WORDS: Final = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "array": "a list",
+    "object": "a table",
+    "null": "nothing",
+}
+"""What msgspec calls the types, in the words of people who write TOML."""
+UNQUOTED: Final = {"int", "float", "bool"}
 
 
 def read_toml(path: Path, flag: str) -> dict[str, Any]:
@@ -46,7 +58,7 @@ def read_settings(settings: Any, kind: type[S], *, where: str = "", at: str = ""
     try:
         return msgspec.convert(settings, kind)
     except msgspec.ValidationError as error:
-        raise UsageError(where + _in_words(error, at)) from None
+        raise UsageError(where + _in_words(error, kind, at)) from None
 
 
 def key_of(name: str) -> str:
@@ -58,8 +70,15 @@ def key_of(name: str) -> str:
 def did_you_mean(key: str, known: Iterable[str]) -> str:
     """The end of a sentence that refuses `key`."""
     known = list(known)
-    alike = get_close_matches(key, known, n=1)
-    return f'did you mean "{alike[0]}"?' if alike else f"known here are {', '.join(known)}"
+    alike = get_close_matches(key, known, n=1) or [each for each in known if _words(each) & _words(key)]
+    if alike:
+        return "did you mean " + " or ".join(f'"{each}"' for each in alike) + "?"
+    return f"known here are {', '.join(known)}"
+
+
+def _words(key: str) -> set[str]:
+    """`api_key` and `key_env` have one in common."""
+    return {word for word in key.split("_") if len(word) > 2}
 
 
 def _reject_unknown(settings: Any, kind: type[msgspec.Struct], where: str, at: str) -> None:
@@ -106,14 +125,37 @@ def _is_table_of(annotation: Any) -> bool:
     return getattr(annotation, "__origin__", None) is dict
 
 
-def _in_words(error: msgspec.ValidationError, at: str) -> str:
-    """`port must be int, not str`, out of msgspec's "Expected `int`, got `str` - at `$.port`"."""
+def _in_words(error: msgspec.ValidationError, kind: type[msgspec.Struct], at: str) -> str:
+    """`port must be a whole number, not text`, out of msgspec's "Expected `int`, got `str` - at `$.port`"."""
     told, _, place = str(error).partition(" - at `$")
     key = (at + place.rstrip("`").lstrip(".").replace("[...]", ".*")).rstrip(".")
     match = re.fullmatch(r"Expected `(.+)`, got `(.+)`", told)
     if match is not None:
-        return f'"{key or "the configuration"}" must be {match[1]}, not {match[2]}'
+        quoted = "; write it without the quotes" if match[2] == "str" and set(match[1].split(" | ")) & UNQUOTED else ""
+        return f'"{key or "the configuration"}" must be {_types(match[1])}, not {_types(match[2])}{quoted}'
     missing = re.fullmatch(r"Object missing required field `(.+)`", told)
     if missing is not None:
         return f'"{key}.{missing[1]}" is missing; give it a value'.replace('".', '"')
+    choices = _choices(kind, place.rstrip("`").lstrip(".").split("."))
+    if told.startswith("Invalid enum value") and choices:
+        value = told.removeprefix("Invalid enum value ").strip("'")
+        return f'"{key}" cannot be "{value}"; choose one of {", ".join(choices)}'
     return f'"{key or "the configuration"}": {told}'
+
+
+def _types(names: str) -> str:
+    """`str | object` as `text or a table`."""
+    return " or ".join(WORDS.get(name, name) for name in names.split(" | "))
+
+
+def _choices(kind: type[msgspec.Struct], path: list[str]) -> list[str]:
+    """The words that a setting may be, if there are just some; `path` is where it stands."""
+    annotation: Any = kind
+    for name in path:
+        inner = _struct_in(annotation)
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(inner)} if inner is not None else {}
+        if name not in fields:
+            return []
+        annotation = fields[name]
+    literals = [each for each in (annotation, *get_args(annotation)) if get_origin(each) is Literal]
+    return [str(word) for each in literals for word in get_args(each)]

@@ -31,12 +31,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from streamfold.catalog.overrides import read_overrides
 from streamfold.errors import UsageError
 from streamfold.gateway.environment import Environment, read_environment
 from streamfold.gateway.mistakes import mistakes_in
 from streamfold.gateway.upstreams import Upstream, upstreams_of
 from streamfold.plugins import check_plugin, settings_of
 from streamfold.settings import read_settings, read_toml
+from streamfold.store.database import database_of
 
 __all__ = [
     "DEFAULT_UPSTREAMS",
@@ -279,7 +281,7 @@ def examine(path: Path | None = None, *, environ: Mapping[str, str] | None = Non
     upstreams = {**config.upstreams, **given.get("upstreams", {})}
     config = msgspec.structs.replace(config, **{**given, "upstreams": upstreams})
     mistakes = found.mistakes + _mistakes(config, where)
-    return Examined(None if mistakes else config, mistakes, found.notes)
+    return Examined(None if mistakes else config, mistakes, found.notes + _notes(config, where))
 
 
 def upstream_flag(flags: Sequence[str]) -> dict[str, str]:
@@ -364,12 +366,43 @@ def _mistakes(config: Config, where: Callable[[str], str]) -> list[str]:
         except UsageError as error:
             key = KEY_IN_SENTENCE.search(str(error))
             sentences.append(where(key[1] if key is not None else f"plugins.{name}") + str(error))
+    sentences += _about_files(config, where)
     if not sentences:
         try:
             config.routes()
         except UsageError as error:
             sentences.append(f"{where('upstreams')}{error}")
     return sentences
+
+
+def _about_files(config: Config, where: Callable[[str], str]) -> list[str]:
+    """What the log and the prices say of their names, before either is opened."""
+    sentences = []
+    try:
+        database_of(config.db, writable=True)
+    except UsageError as error:
+        at = where("db")
+        sentences.append(at + str(error).replace("--db", '"db"') if at != "--db: " else str(error))
+    try:
+        read_overrides(config.prices)
+    except UsageError as error:
+        sentences.append(f'{where("prices")}"prices": {error}')
+    return sentences
+
+
+def _notes(config: Config, where: Callable[[str], str]) -> list[str]:
+    """What is likely not meant, though it can be."""
+    notes = []
+    for name in DEFAULT_UPSTREAMS:
+        settings = config.upstreams.get(name)
+        url = settings.url if isinstance(settings, UpstreamSettings) else settings or ""
+        version = url.rstrip("/").rpartition("/")[2]
+        if re.fullmatch(r"v\d\w*", version):
+            key = f"upstreams.{name}"
+            notes.append(
+                f'{where(key)}"{key}" ends in /{version}, which SDKs send as well; take it out, or leave it out there'
+            )
+    return notes
 
 
 Told = list[tuple[str, str]]

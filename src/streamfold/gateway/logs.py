@@ -213,13 +213,14 @@ class RequestLog(Plugin):
             "cost_usd": data.cost.total_cost if data.cost is not None else None,
         }
         requests.info(
-            "%s /%s%s -> %s %s, %d chunks, %.0f ms",
+            "%s /%s%s -> %s %s, %d %s, %.0f ms",
             ctx.method,
             ctx.upstream,
             fields["path"],
             ctx.http_status or "no answer",
             data.status,
             data.chunks,
+            "chunk" if data.chunks == 1 else "chunks",
             data.latency_ms or 0,
             extra={FIELDS: fields},
         )

@@ -28,6 +28,7 @@ KEYS_IN_QUERY: Final = frozenset((b"key", b"api_key", b"api-key", b"access_token
 """Where clients put the credentials of an upstream."""
 
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Key:
@@ -117,6 +118,9 @@ def _key(name: str, provider: str, settings: UpstreamSettings) -> Key | None:
         raise UsageError(f'{at}.key_header" is no name of a header; write it such as "x-api-key"')
     if settings.key_env is None:
         return None
+    if not VARIABLE.fullmatch(settings.key_env):  # not quoted: it may well be the key
+        hint = f'write key_env = "{name.upper().replace("-", "_")}_API_KEY" and set that variable to the key'
+        raise UsageError(f'{at}.key_env" is the name of an environment variable, not the key itself; {hint}')
     secret = os.environ.get(settings.key_env, "").strip()
     if not secret:
         raise UsageError(f'{at}.key_env": the environment variable {settings.key_env} is not set; set it to the key')

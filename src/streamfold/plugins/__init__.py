@@ -92,12 +92,15 @@ def _find(name: str, where: str, key: str) -> Any:
         path = name
     if path is None:
         known = did_you_mean(name, [*BUILT_IN, *(each.name for each in entry_points(group=GROUP))])
-        raise UsageError(f'{where}there is no plugin "{name}"; {known} Or give an import path, "package.module:Class"')
+        path_of = 'or give the import path of a class: [plugins."package.module:Class"]'
+        raise UsageError(f'{where}there is no plugin "{name}"; {known} ({path_of})')
     module, _, attribute = path.partition(":")
     try:
         found: Any = getattr(import_module(module), attribute)
     except ImportError as error:
-        extra = f'; install it with pip install "streamfold[{name}]"' if name in BUILT_IN else ""
+        extra = "; is it installed, or its directory in PYTHONPATH?"
+        if name in BUILT_IN:
+            extra = f'; install it with pip install "streamfold[{name}]"'
         raise UsageError(f'{where}"{key}" cannot be imported: {error}{extra}') from None
     except AttributeError:
         raise UsageError(f'{where}"{key}": the module {module} has no {attribute}') from None

@@ -129,7 +129,7 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if key.startswith("metadata."):
                 said.setdefault("metadata", {})[key.removeprefix("metadata.")] = value
             elif side in ("min", "max") and measure:
-                said.setdefault(side + "imum", {})[measure] = value
+                said.setdefault(side + "imum", {})[measure] = _number(key, value)
             elif key not in cls.__struct_fields__:
                 raise UsageError(f'unknown filter "{key}"; {did_you_mean(key, cls.__struct_fields__)}')
             elif _is_tuple(key):
@@ -165,6 +165,13 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             return ("since", self.since), ("until", self.until)
         cursor = Cursor.read(self.cursor, self.sort)
         return ("since", cursor.since), ("until", cursor.until)
+
+
+def _number(key: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{key}: {text!r} is no number; write one such as 500 or 0.1") from None
 
 
 class Cursor(NamedTuple):

@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from streamfold.errors import UsageError
 from streamfold.plugins.otel.config import OtelConfig, endpoint_of, headers
 
-__all__ = ["Destinations", "SpanCounts"]
+__all__ = ["Destinations", "SpanCounts", "require_destination"]
 
 P = TypeVar("P")
 
@@ -40,6 +40,14 @@ NOWHERE: Final = (
     "such as http://127.0.0.1:4318, or OTEL_EXPORTER_OTLP_ENDPOINT, "
     "or set the program's own tracer provider before the plugin is made"
 )
+
+
+def require_destination(config: OtelConfig) -> None:
+    """Raises `UsageError` if neither the program, the settings nor the environment say where spans or metrics go."""
+    spans = _set(trace.get_tracer_provider()) is not None or endpoint_of("traces", config) is not None
+    figures = _set(metrics.get_meter_provider()) is not None or endpoint_of("metrics", config) is not None
+    if not spans and not (config.metrics and figures):
+        raise UsageError(NOWHERE)
 
 
 class Destinations:

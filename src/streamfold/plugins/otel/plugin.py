@@ -29,7 +29,7 @@ from streamfold.plugins.otel import messages, openinference
 from streamfold.plugins.otel.attributes import Attributes, Call, call_of, error_message, result
 from streamfold.plugins.otel.config import OtelConfig, capture, check
 from streamfold.plugins.otel.content import clean, encoded, fit
-from streamfold.plugins.otel.export import Destinations, SpanCounts
+from streamfold.plugins.otel.export import Destinations, SpanCounts, require_destination
 from streamfold.plugins.otel.metrics import Metrics
 from streamfold.plugins.otel.names import DETAILS_EVENT, PROFILES
 from streamfold.processed import ProcessedStreamResponse
@@ -52,7 +52,12 @@ class OtelPlugin(Plugin):
     Config = OtelConfig
     inline: ClassVar[bool] = True  # the pre hook must see the caller's own context
     inline_response: ClassVar[bool] = False
-    check = staticmethod(check)
+
+    @staticmethod
+    def check(config: OtelConfig) -> None:
+        """Raises `UsageError` for settings that cannot be, and if nothing says where to send to."""
+        check(config)
+        require_destination(config)
 
     def __init__(
         self,

@@ -136,11 +136,18 @@ function figures(row, record) {
     figure("Latency", duration(row.latency_ms)),
     figure("Per output token", duration(row.time_per_output_token_ms), speed),
     figure("Longest gap", duration(row.max_gap_ms)),
-    figure("Tokens", `${number(row.prompt_tokens)} → ${number(row.completion_tokens)}`, usage_.source && usage_.source !== "provider" ? usage_.source : null),
+    figure("Tokens", ...tokens(row, usage_)),
     figure("Cost", dollars(row.cost), row.cost_complete === false ? "incomplete" : null),
     figure("Chunks", row.stream ? number(row.chunks) : "not streamed", row.response_bytes === null ? null : bytes(row.response_bytes)),
     figure("Finish", row.finish_reason ? bdi(row.finish_reason) : DASH, row.raw_finish_reason && row.raw_finish_reason !== row.finish_reason ? bdi(row.raw_finish_reason) : null),
   );
+}
+
+function tokens(row, usage_) {
+  const known = row.prompt_tokens ?? row.completion_tokens ?? null;
+  const guess = row.estimated_completion_tokens ?? null;
+  if (known === null && guess !== null) return [`≈ ${number(row.estimated_prompt_tokens)} → ${number(guess)}`, "estimated"];
+  return [`${number(row.prompt_tokens)} → ${number(row.completion_tokens)}`, usage_.source && usage_.source !== "provider" ? usage_.source : null];
 }
 
 function answer(row, record) {

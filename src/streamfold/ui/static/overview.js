@@ -78,7 +78,7 @@ function showTiles(total) {
   const p = (spread) => [duration(spread.p50), spread.p95 === null ? null : `p95 ${duration(spread.p95)}`];
   put(parts.tiles, [
     tile("Requests", number(total.requests), `${number(total.streamed)} streamed`),
-    tile("Success", percent(total.success_rate), total.by_status.error ? `${number(total.by_status.error)} errors` : "of those finished"),
+    tile("Success", percent(total.success_rate), total.by_status.error ? `${number(total.by_status.error)} ${total.by_status.error === 1 ? "error" : "errors"}` : "of those finished"),
     tile("First token, median", ...p(total.time_to_first_token_ms)),
     tile("Latency, median", ...p(total.latency_ms)),
     tile("Tokens", short(total.total_tokens), total.without_usage ? `${number(total.without_usage)} requests without` : `${short(total.completion_tokens)} of them out`),

@@ -194,7 +194,7 @@ export function costs({ where, tell }, groups) {
   const rows = found.reverse();
   return draw(where, (width) => ({
     traces: [{ x: rows.map((each) => each.cost), y: rows.map((_, index) => index), type: "bar", orientation: "h", marker: { color: colour("accent") }, text: rows.map((each) => dollars(each.cost)), textposition: "auto", cliponaxis: false, hoverinfo: "none", textfont: { size: 11 } }],
-    about: layout({ showlegend: false, hovermode: false, height: Math.max(120, 40 + rows.length * 28), xaxis: { tickprefix: "$", nticks: 5 }, yaxis: { tickvals: rows.map((_, index) => index), ticktext: rows.map((each) => plain(fit(each.group.model ?? "no model"))), showgrid: false } }, width),
+    about: layout({ showlegend: false, hovermode: false, height: Math.max(120, 40 + rows.length * 28), xaxis: { tickprefix: "$", nticks: 4, exponentformat: "none" }, yaxis: { tickvals: rows.map((_, index) => index), ticktext: rows.map((each) => plain(fit(each.group.model ?? "no model"))), showgrid: false } }, width),
   }));
 }
 
