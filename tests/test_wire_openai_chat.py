@@ -1487,3 +1487,32 @@ def test_over_its_size_limit():
 def test_recognised(event, ours):
     """Chunks of this format are known by their object or their choices."""
     assert OpenAIChat.recognises(event, None) is ours
+
+
+def running(choice, completion, text=None, finish=None):
+    """A chunk that tells the usage so far."""
+    usage = {"prompt_tokens": 10, "completion_tokens": completion, "total_tokens": 10 + completion}
+    delta = {} if text is None else {"content": text}
+    return {"id": "c", "choices": [{"index": choice, "delta": delta, "finish_reason": finish}], "usage": usage}
+
+
+EACH_ITS_OWN = [running(0, 0, ""), running(1, 0, ""), running(0, 1, "a"), running(1, 1, "b"), running(0, 2, "c")]
+ALL_OF_THEM = [running(0, 0, ""), running(1, 0, ""), running(0, 1, "a"), running(1, 2, "b"), running(0, 3, "c")]
+ENDS = [running(0, 2, finish="stop"), running(1, 1, finish="stop")]
+TOTAL = {"id": "c", "choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13}}
+RUNNING = {
+    "each choice its own": (EACH_ITS_OWN, 3, "derived"),
+    "each its own, to their ends": ([*EACH_ITS_OWN, *ENDS], 3, "derived"),
+    "each its own, and the sum at the end": ([*EACH_ITS_OWN, *ENDS, TOTAL], 3, "provider"),
+    "all of them": (ALL_OF_THEM, 3, "provider"),
+    "all of them, to their ends": ([*ALL_OF_THEM, running(1, 3, finish="stop")], 3, "provider"),
+    "one choice": ([running(0, 1, "a"), running(0, 2, "b"), running(0, 2, finish="stop")], 2, "provider"),
+}
+
+
+@pytest.mark.parametrize(("chunks", "completion", "source"), RUNNING.values(), ids=RUNNING)
+def test_running_usage_of_several_choices(chunks, completion, source):
+    """Usage told with every chunk counts the prompt once and every choice, also if its sum never came."""
+    usage = fold_pieces([sse(chunks)], "openai-chat").data.token_usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (10, completion, 10 + completion)
+    assert usage.source == source

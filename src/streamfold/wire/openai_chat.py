@@ -55,6 +55,7 @@ from streamfold.wire.openai_message import (
     resent_arguments,
 )
 from streamfold.wire.pings import is_ping
+from streamfold.wire.running_usage import RunningUsage
 from streamfold.wire.usage import is_consistent, openai_usage, provider_cost
 
 __all__ = ["FAILURES", "OpenAIChat", "chat_choice", "finish_reason"]
@@ -171,7 +172,7 @@ HELPER_EVENTS = frozenset({
 class OpenAIChat(Fold):
     """Folds `chat.completion.chunk` objects into a `chat.completion`."""
 
-    __slots__ = ("_choices", "_top")
+    __slots__ = ("_choices", "_running", "_top")
 
     format: ClassVar[str] = "openai-chat"
     stream_type: ClassVar[StreamType] = StreamType.CHAT_COMPLETION
@@ -181,6 +182,7 @@ class OpenAIChat(Fold):
         super().__init__()
         self._top = CHUNK_RECORD()
         self._choices: ByIndex[Fields] | None = None
+        self._running: RunningUsage | None = None
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
         choices = event.get("choices")
@@ -200,6 +202,8 @@ class OpenAIChat(Fold):
         self._top.add(event)
         if isinstance(choices, dict):
             choices = (choices,)
+        if not choices and event.get("usage"):
+            self._running = None  # usage without a choice is that of all
         if not isinstance(choices, list | tuple):
             return CHUNK
         if self._choices is None:
@@ -208,6 +212,9 @@ class OpenAIChat(Fold):
         for place, choice in enumerate(choices):
             if isinstance(choice, dict):
                 flags |= self._add_choice(choice, place)
+        usage = event.get("usage")
+        if usage and len(choices) == 1:
+            self._note_usage(choices[0], usage, flags)
         if event.get("object") in LAST_OBJECTS and _is_whole(choices, event["object"]):
             self.ended = True
         if self._seeking and flags & OUTPUT and len(choices) == 1 and not self.finished and type(choices) is list:
@@ -250,6 +257,17 @@ class OpenAIChat(Fold):
             native = choice.get("native_finish_reason") or (reason if reason != "error" else None)
             self.error = ErrorDetails(type="error", code=native if isinstance(native, str) else None)
         return flags
+
+    def _note_usage(self, choice: Any, usage: Any, flags: int) -> None:
+        if not isinstance(choice, dict):
+            return
+        if self._running is None:
+            self._running = RunningUsage()
+        self._running.add(index_of(choice.get("index")) or 0, usage, output=bool(flags & OUTPUT))
+
+    def finish_view(self, data: AccumulatedData) -> None:
+        if self._running is not None and data.token_usage is not None:
+            self._running.complete(data.token_usage)
 
     def add_value(self, value: Any, name: str | None) -> int:
         if value == "[DONE]":  # from a proxy that encodes every payload
