@@ -322,4 +322,4 @@ async def test_quiet_log_for_expected_ends(tmp_path: Path, caplog: pytest.LogCap
         if record.name.startswith(("streamfold.gateway", "streamfold.hooks", "uvicorn"))
     ]
     assert [record.message for record in ours if record.levelno >= logging.WARNING] == []
-    assert "POST /openai/v1/chat/completions -> 200 truncated, 1 chunks" in said(caplog.records)
+    assert "POST /openai/v1/chat/completions -> 200 truncated, 1 chunk," in said(caplog.records)
