@@ -211,6 +211,7 @@ PICTURES = {
     "of an unknown kind": (anthropic_picture(b"BM" + b"\0" * 99), None),
     "of no size": (anthropic_picture(png(0, 5)), None),
     "cut off": (anthropic_picture(png(200, 200)[:18]), None),
+    "for Ollama": ({"role": "user", "content": SENTENCE, "images": [base64.b64encode(png(9, 9)).decode()]}, None),
     "no base64": ({"type": "image", "source": {"type": "base64", "data": "a"}}, None),
 }
 

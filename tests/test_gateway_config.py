@@ -106,6 +106,15 @@ def test_a_key_where_its_variable_belongs_is_not_told(tmp_path: Path) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_a_key_that_could_be_a_name_is_not_told(tmp_path: Path) -> None:
+    """A key of letters and digits looks like the name of a variable that is not set; it is shown nowhere either."""
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, '[upstreams.google]\nurl = "http://a.b"\nkey_env = "AIzaSecret7"').routes()
+
+    assert 'key_env": the environment variable of that name is not set' in str(caught.value)
+    assert "Secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "noted"),
     [

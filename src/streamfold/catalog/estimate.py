@@ -193,7 +193,7 @@ def _asked_limit(request: Mapping[str, Any]) -> int | None:
 
 
 def _prompt_tokens(request: Mapping[str, Any], limits: Limits | None) -> int | None:
-    pictures = picture_tokens([request.get(field) for field in PROMPT_FIELDS])
+    pictures = picture_tokens({field: request.get(field) for field in (*PROMPT_FIELDS, "images")})
     if pictures is None:
         return None
     texts = [text for field in PROMPT_FIELDS for text in _texts(request.get(field))]

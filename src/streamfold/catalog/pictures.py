@@ -38,16 +38,16 @@ class Picture(NamedTuple):
     """A picture in a request."""
 
     api: str
-    """Whose way of counting it is: `openai`, `anthropic` or `gemini`."""
+    """Whose way of counting it is: `openai`, `anthropic` or `gemini`; `ollama` has none."""
     data: str | None
     """Base64; None if it is not in the request."""
     detail: str | None = None
 
 
-def picture_tokens(messages: Any) -> int | None:
-    """The tokens of all pictures in the messages of a request: 0 without any, None if the size of one is not known."""
+def picture_tokens(request: Any) -> int | None:
+    """The tokens of all pictures in a request, or in a part of one: 0 without any, None if one has no known size."""
     total = 0
-    for picture in _pictures(messages):
+    for picture in _pictures(request):
         tokens = _tokens(picture)
         if tokens is None:
             return None
@@ -55,8 +55,8 @@ def picture_tokens(messages: Any) -> int | None:
     return total
 
 
-def _pictures(messages: Any) -> Iterator[Picture]:
-    waiting = [messages]
+def _pictures(request: Any) -> Iterator[Picture]:
+    waiting = [request]
     while waiting:
         each = waiting.pop()
         if isinstance(each, list):
@@ -86,7 +86,11 @@ def _picture(part: Mapping[str, Any]) -> Picture | None:
     if isinstance(inline, Mapping) and _is_image(inline):
         return Picture("gemini", _text(inline.get("data")))
     file = part.get("fileData", part.get("file_data"))
-    return Picture("gemini", None) if isinstance(file, Mapping) and _is_image(file) else None
+    if isinstance(file, Mapping) and _is_image(file):
+        return Picture("gemini", None)
+    images = part.get("images")  # Ollama's, bare base64; nobody says how its models count them
+    bare = isinstance(images, list) and any(isinstance(each, str) for each in images)
+    return Picture("ollama", None) if bare else None
 
 
 def _inline(url: Any) -> str | None:

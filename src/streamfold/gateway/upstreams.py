@@ -123,7 +123,9 @@ def _key(name: str, provider: str, settings: UpstreamSettings) -> Key | None:
         raise UsageError(f'{at}.key_env" is the name of an environment variable, not the key itself; {hint}')
     secret = os.environ.get(settings.key_env, "").strip()
     if not secret:
-        raise UsageError(f'{at}.key_env": the environment variable {settings.key_env} is not set; set it to the key')
+        # A key of letters and digits would pass for a name; what is written as variables are is quoted, and no more.
+        named = settings.key_env if settings.key_env.isupper() else "of that name"
+        raise UsageError(f'{at}.key_env": the environment variable {named} is not set; set it to the key')
     if not secret.isascii() or not secret.isprintable():
         raise UsageError(f'{at}.key_env": the value of {settings.key_env} is no key; it holds control characters')
     return Key(header or "authorization", secret)

@@ -213,7 +213,7 @@ class OpenAIChat(Fold):
             if isinstance(choice, dict):
                 flags |= self._add_choice(choice, place)
         usage = event.get("usage")
-        if usage and len(choices) == 1:
+        if usage and isinstance(usage, dict) and len(choices) == 1:
             self._note_usage(choices[0], usage, flags)
         if event.get("object") in LAST_OBJECTS and _is_whole(choices, event["object"]):
             self.ended = True
@@ -258,7 +258,7 @@ class OpenAIChat(Fold):
             self.error = ErrorDetails(type="error", code=native if isinstance(native, str) else None)
         return flags
 
-    def _note_usage(self, choice: Any, usage: Any, flags: int) -> None:
+    def _note_usage(self, choice: Any, usage: JSON, flags: int) -> None:
         if not isinstance(choice, dict):
             return
         if self._running is None:

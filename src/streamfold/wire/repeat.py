@@ -316,11 +316,13 @@ class NoisyRepeat(Repeat):
     def _follow(self, lead: bytes) -> None:
         super()._follow(lead)
         self._after: tuple[bytes, ...] = _once((*self._between, self._end))
-        self._shape = _shape(self._kinds, tuple(map(len, self._after)))
+        self._shape: Shape | None = None
 
     def one(self, data: bytes) -> int | None:
-        begin = self._begin
-        match, text_at, number_at = self._shape
+        begin, shape = self._begin, self._shape
+        if shape is None:  # made only now: many streams never come in single events
+            shape = self._shape = _shape(self._kinds, tuple(map(len, self._after)))
+        match, text_at, number_at = shape
         found = match(data, len(begin)) if data.startswith(begin) else None
         if found is None:
             return None

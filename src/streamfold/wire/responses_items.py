@@ -629,7 +629,7 @@ def reconciled(final: list[Any], built: list[JSON]) -> tuple[list[Any], bool]:
     one it followed in the stream. Returns the output, and whether both told the same.
     """
     if final == built:  # as nearly all are
-        return built, True
+        return list(final), True
     partners = _partners(final, built)
     same = len(final) == len(built) == len(partners)
     places = {partner: place for place, partner in partners.items()}

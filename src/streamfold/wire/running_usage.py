@@ -10,8 +10,11 @@ so a piece whose number is no larger than the one before it, told with another c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from streamfold.types import TokenUsage
-from streamfold.wire.usage import openai_usage
+from streamfold.wire.usage import count
 
 __all__ = ["RunningUsage"]
 
@@ -26,9 +29,9 @@ class RunningUsage:
         self._newest = (-1, -1)
         self._is_apart = False
 
-    def add(self, choice: int, usage: object, *, output: bool) -> None:
+    def add(self, choice: int, usage: Mapping[str, Any], *, output: bool) -> None:
         """Takes the usage that came with a choice; `output` says whether that chunk brought any."""
-        tokens = openai_usage(usage).completion_tokens
+        tokens = count(usage.get("completion_tokens"))
         if tokens is None:
             return
         other, before = self._newest
