@@ -7,7 +7,7 @@
     python3 dev.py all             lint, then the tests
 
 The first call makes a virtual environment in `.venv` and installs the versions of `constraints.txt`; later calls do
-so again only when `pyproject.toml` or `constraints.txt` have changed.
+so again only when one of the files that it is made from has changed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ ROOT = Path(__file__).resolve().parent
 ENV = ROOT / ".venv"
 PYTHON = ENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = ENV / "installed"
+MADE_FROM = ("pyproject.toml", "constraints.txt", "hatch_build.py", "src/streamfold/wire/_scan.c")
 
 
 def fingerprint() -> str:
     """What the environment was made from."""
-    parts = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
+    parts = [(ROOT / name).read_bytes() for name in MADE_FROM]
     return hashlib.sha256(b"\0".join([sys.version.encode(), *parts])).hexdigest()
 
 

@@ -17,6 +17,8 @@ from streamfold.framing import AutoFramer
 from streamfold.testing import cuts, fold_pieces, shuffled, stable
 from streamfold.wire import fold_class
 
+pytestmark = pytest.mark.usefixtures("frame_reader")
+
 FIXTURES = sorted(path for path in (Path(__file__).parent / "fixtures").glob("*/*") if path.is_file())
 STREAMS = [path for path in FIXTURES if path.suffix != ".json"]
 

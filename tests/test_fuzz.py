@@ -6,6 +6,8 @@ import pytest
 
 import fuzz
 
+pytestmark = pytest.mark.usefixtures("frame_reader")
+
 SECONDS = float(os.environ.get("STREAMFOLD_FUZZ_SECONDS", "1"))
 
 

@@ -19,6 +19,8 @@ from streamfold.framing.aws_eventstream import encode
 from streamfold.testing import fold_pieces, sse
 from work import memory, work
 
+pytestmark = pytest.mark.usefixtures("frame_reader")
+
 JSON = dict[str, Any]
 Place = tuple[str | int, ...]
 Whole = Callable[[int], Any]

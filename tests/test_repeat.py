@@ -16,6 +16,8 @@ from streamfold.wire.repeat import cut
 from streamfold.wire.surrogates import without_surrogates
 from work import memory
 
+pytestmark = pytest.mark.usefixtures("frame_reader")
+
 PATH = ("choices", 0, "delta", "content")
 
 

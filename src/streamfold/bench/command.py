@@ -18,6 +18,7 @@ from streamfold.bench.workloads import STREAMS
 from streamfold.errors import UsageError
 from streamfold.types import JSON
 from streamfold.wire import fold_class
+from streamfold.wire.repeat import NATIVE
 
 __all__ = ["SECTIONS", "main"]
 
@@ -131,5 +132,6 @@ def _machine(speeds: list[float]) -> JSON:
         "python": platform.python_version(),
         "msgspec": msgspec.__version__,
         "machine": platform.machine(),
+        "scan": "native" if NATIVE is not None else "python",
         "probe": f"{min(speeds):.0f}..{max(speeds):.0f} us",
     }

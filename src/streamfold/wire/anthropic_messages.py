@@ -41,7 +41,8 @@ from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_chat import finish_reason as openai_finish_reason
 from streamfold.wire.packed import Packed, pack, unpack
 from streamfold.wire.pings import is_ping
-from streamfold.wire.repeat import Repeat, SpacedRepeat, utf8
+from streamfold.wire.repeat import usual
+from streamfold.wire.split import utf8
 from streamfold.wire.surrogates import without_surrogates
 from streamfold.wire.usage import count
 
@@ -297,20 +298,17 @@ class AnthropicMessages(Fold):
         growth = GROWTH[begun["kind"].decode()]
         key = growth.fields[0]
         block = self._block_at(int(begun["index"]))
-        usual = block is not None and block.type == growth.block and not block.stopped
+        open_yet = block is not None and block.type == growth.block and not block.stopped
         body, _, padding = payload[begun.end() :].rpartition(b'"}')
-        if block is None or not usual or begun["field"] != key.encode() or padding.lstrip(b" ") != b"}":
+        if block is None or not open_yet or begun["field"] != key.encode() or padding.lstrip(b" ") != b"}":
             return None
-        text = utf8(body)
-        if not text:
+        if not utf8(body):
             return None
         self._settle()
         cell, flags = block.text(key), CHUNK | growth.brings
-        if padding == b"}":
-            self.repeat = repeat = Repeat(begun[0], b'"}}', cell, flags)
-        else:
-            self.repeat = repeat = SpacedRepeat(begun[0], b'"}', b"}", cell, flags)
-        return CHUNK | repeat.take(text, 1)
+        ending = (b'"}}',) if padding == b"}" else (b'"}', b"}")
+        self.repeat = repeat = usual((begun[0], *ending), cell, flags)
+        return repeat.payload(payload)
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
         kind = event.get("type")

@@ -191,7 +191,7 @@ class Fold(ABC):
             self._anomalies = {}
         self._anomalies[code] = None
 
-    def add_all(self, payloads: Sequence[bytes], names: Sequence[str | None] | None) -> int:
+    def add_all(self, payloads: list[bytes], names: Sequence[str | None] | None) -> int:
         """Folds the frames of one read. Returns the flags of all of them together."""
         flags = at = 0
         end = len(payloads)

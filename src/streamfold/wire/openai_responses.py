@@ -28,7 +28,7 @@ from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
 from streamfold.wire.openai_message import tool_call
 from streamfold.wire.packed import Packed, pack, unpack
 from streamfold.wire.pings import is_ping
-from streamfold.wire.repeat import NoisyRepeat, cut
+from streamfold.wire.repeat import cut
 from streamfold.wire.responses_items import Item, Items, Leaf, PartList, brings, place_of, reconciled
 from streamfold.wire.usage import openai_usage
 
@@ -553,7 +553,7 @@ class OpenAIResponses(Fold):
         self.repeat = cut(payload, event, path, target, flags, numbered=numbered)
 
     def _settle(self) -> None:
-        if isinstance(self.repeat, NoisyRepeat) and self._number is not None:
+        if self.repeat is not None and self.repeat.number is not None:
             self._number = self._high = self.repeat.number
         super()._settle()
 
