@@ -359,17 +359,24 @@ class Union:
             self._add_item(self._items, item)
 
     def _add_item(self, items: list[Any], item: Any) -> None:
-        if self._seen is None:
+        if self._seen is None and items:
             self._seen = set()
+            self._repeats([], items[0])
+        # The first is not looked at: mostly it stays the only one, and it may be a picture of many megabytes.
+        if not items or not self._repeats(items, item):
+            items.append(item)
+
+    def _repeats(self, items: list[Any], item: Any) -> bool:
+        """Whether an item equal to this one is there; it is known from now on."""
+        assert self._seen is not None
         try:
             key = hash(repr(item))
-            if key in self._seen and item in items:
-                return
+            if key in self._seen:
+                return item in items
         except RecursionError:  # nested too deeply to be compared
-            items.append(item)
-            return
+            return False
         self._seen.add(key)
-        items.append(item)
+        return False
 
     def value(self) -> list[Any] | None:
         return None if self._items is None else list(self._items)

@@ -262,8 +262,12 @@ class StreamAccumulator:
         if framer is None:
             framer = self._fold.framer() if self._fold is not None else AutoFramer()
             framer = self._framer = framer_of(data) if type(framer) is AutoFramer else framer
-        at = 0
-        if len(data) > LONG and framer.pending and (end := data.find(BLANK_LINE)) >= 0:
+        at, held = 0, framer.pending
+        if held > LONG and type(framer) is SSE and framer.grow(data):
+            self._bytes += len(data)
+            self._watch_size()
+            return
+        if held and max(held, len(data)) > LONG and (end := data.find(BLANK_LINE)) >= 0:
             at = end + len(BLANK_LINE)
             self._read(framer, data[:at], 0, now)
         self._read(framer, data, at, now)
@@ -761,7 +765,6 @@ class StreamAccumulator:
             status=status.value if status is not None else "processing",
             start_timestamp=utc(self._started_at),
             cache_debug=self._cache_debug,
-            integrity=self._integrity(),
         )
         if fold is not None:
             data.format = fold.format
@@ -769,6 +772,8 @@ class StreamAccumulator:
             data.chunks = fold.chunks
             data.error_details = without_surrogates(fold.error)
             self._view(fold, data)
+        # After the view: reading the whole response may show what no single frame did.
+        data.integrity = self._integrity(data.integrity.anomalies)
         if status is not None:
             data.end_timestamp = utc(self._started_at + (now - self._start) / 1e9)
             data.latency_ms = _ms(now - self._start)
@@ -789,9 +794,6 @@ class StreamAccumulator:
                 data.cost = provider_cost(response.get("usage"))
         except Exception:
             fold.flag("accumulator_error")
-        # Reading the whole response may show what no single frame did.
-        said = data.integrity.anomalies
-        said += [code for code in fold.anomalies if code not in said]
         if data.output_message is not None and data.tool_calls is None:
             data.tool_calls = data.output_message.tool_calls
         if data.tool_calls:
@@ -813,13 +815,16 @@ class StreamAccumulator:
     def _since_start(self, at: int) -> float | None:
         return _ms(at - self._start) if at else None
 
-    def _integrity(self) -> Integrity:
+    def _integrity(self, viewed: list[str]) -> Integrity:
+        """What was wrong with the stream; `viewed` are the anomalies that the view found."""
         fold, framer, sequence = self._fold, self._framer, self._sequence
         anomalies = list(fold.anomalies) if fold is not None else []
         if fold is None and self._bytes:
             anomalies.append("unknown_format" if self._foreign is None else "foreign_api")
         if framer is not None:
             anomalies += sorted(framer.anomalies - set(anomalies))
+        if viewed:
+            anomalies += [code for code in viewed if code not in anomalies]
         return Integrity(
             missing=sequence.missing if sequence is not None else [],
             duplicates=sequence.duplicates if sequence is not None else 0,

@@ -125,6 +125,14 @@ class SSE(Tally):
         self._tail = b""
         return bytes(tail)
 
+    def grow(self, more: bytes) -> bool:
+        """Holds more of a long event. False if these bytes may be anything else than the middle of a line."""
+        if self._unusual or not isinstance(self._tail, bytearray) or LF in more or CR in more:
+            return False
+        self._tail += more
+        self._hold(self._tail)
+        return True
+
     def hold(self, rest: bytes) -> None:
         """Takes back what such a caller has left over: the beginning of an event."""
         rest = rest.lstrip(b"\n")
@@ -253,7 +261,9 @@ class SSE(Tally):
         if end + 2 < len(data):
             self._hold(data[end + 2 :])
         if data.startswith(self._head) and end <= self._max:
-            payloads = data[len(self._head) : end].split(self._separator)
+            payloads = [data[len(self._head) : end]]
+            if LF in payloads[0]:  # one byte is sought much quicker than several: a picture is one event of megabytes
+                payloads = payloads[0].split(self._separator)
             if self._are_plain(payloads):
                 return payloads, None if self._name is None else [self._name] * len(payloads)
         return self._mixed(data[:end])

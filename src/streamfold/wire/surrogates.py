@@ -14,14 +14,17 @@ import msgspec
 
 __all__ = ["without_surrogates"]
 
+_encode = msgspec.msgpack.Encoder().encode
+"""The quickest way to find out whether all text in a value can be encoded; JSON would have to escape it as well."""
+
 _HALF = re.compile("[\ud800-\udfff]")
 
 
 def without_surrogates(value: Any) -> Any:
     """The value with all halves joined or replaced; the value itself when it has none."""
     try:
-        msgspec.json.encode(value)
-    except UnicodeEncodeError:
+        _encode(value)
+    except (UnicodeEncodeError, OverflowError):  # the latter for an integer longer than MessagePack has them
         return _clean(value)
     return value
 

@@ -24,6 +24,8 @@ TICKS = 10**10
 
 def count(value: Any) -> int | None:
     """A token count, or None for anything that is not one (a negative number, NaN, a word)."""
+    if value is None:  # as most are that are asked for
+        return None
     if isinstance(value, str) and len(value) <= 15 and value.isascii() and value.isdigit():
         return int(value)  # as protobuf spells 64-bit numbers in JSON
     if isinstance(value, bool) or not isinstance(value, int | float):
