@@ -244,7 +244,8 @@ def test_mistakes_in_variables_are_named(variable: str, value: str, sentence: st
 
 def test_unknown_variables_are_told() -> None:
     """A variable that is no key is no mistake (others set them too), but it is told, with what it may have meant."""
-    examined = examine(environ={"STREAMFOLD_LIMITS__STREAMZ": "1", "STREAMFOLD_SERVICE_HOST": "10.0.0.1"})
+    ours = {"STREAMFOLD_DEBUG": "1", "STREAMFOLD_NO_EXTENSIONS": "1"}
+    examined = examine(environ={"STREAMFOLD_LIMITS__STREAMZ": "1", "STREAMFOLD_SERVICE_HOST": "10.0.0.1", **ours})
 
     assert examined.config is not None
     assert [note.partition(" ")[0] for note in examined.notes] == [

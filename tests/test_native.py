@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import streamfold
 from streamfold.wire.repeat import NATIVE
 from streamfold.wire.split import NUMBER, PADDING, SPACES, TEXT
 
@@ -258,6 +259,10 @@ def test_the_native_part_can_be_left_alone(off):
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    native, total = done.stdout.split()
-    assert native == str(bool(off) or NATIVE is None)
+    without, total = done.stdout.split()
+    assert without == str(bool(off) or NATIVE is None)
     assert int(total) > 0
+    command = [sys.executable, "-m", "streamfold", "--version"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"streamfold {streamfold.__version__} (")
+    assert ("without native code" in said) == (without == "True")

@@ -22,6 +22,7 @@ import msgspec
 
 import streamfold
 from streamfold.errors import UsageError
+from streamfold.wire.repeat import NATIVE
 
 try:
     import typer
@@ -37,7 +38,6 @@ READ_SIZE: Final = 64 * 1024
 
 app = typer.Typer(
     name="streamfold",
-    help="Fold LLM streams into the response they would have been unstreamed.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,6 +51,25 @@ class Output(StrEnum):
     RESPONSE = "response"
     RECORD = "record"
     TEXT = "text"
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        reader = "native scan" if NATIVE is not None else "without native code, folding is slower"
+        print_line(f"streamfold {streamfold.__version__} ({reader})".encode())
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Say the version, and how frames are read."
+        ),
+    ] = False,
+) -> None:
+    """Fold LLM streams into the response they would have been unstreamed."""
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ __all__ = ["PREFIX", "Environment", "read_environment", "variable_of"]
 
 PREFIX: Final = "STREAMFOLD_"
 BETWEEN: Final = "__"
-OTHERS: Final = frozenset(("STREAMFOLD_CONFIG", "STREAMFOLD_DEBUG"))
+OTHERS: Final = frozenset(("STREAMFOLD_CONFIG", "STREAMFOLD_DEBUG", "STREAMFOLD_NO_EXTENSIONS"))
 """Variables that are no keys of the configuration."""
 
 Settings = dict[str, Any]

@@ -24,7 +24,7 @@
 
 typedef const unsigned char *Bytes;
 
-/* The kinds of holes, as in `repeat.py`. */
+/* The kinds of holes, as in `split.py`. */
 enum kind { TEXT, PADDING, NUMBER, SPACES };
 
 #define MOST_HOLES 8
