@@ -1,6 +1,7 @@
 """The short cut for frames that repeat: it folds what decoding each frame would fold, and nothing else."""
 
 import json
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from streamfold.wire.openai_chat import OpenAIChat
 from streamfold.wire.openai_responses import OpenAIResponses
 from streamfold.wire.repeat import cut
 from streamfold.wire.surrogates import without_surrogates
-from work import memory
+from work import memory, work
 
 pytestmark = pytest.mark.usefixtures("frame_reader")
 
@@ -349,10 +350,10 @@ class Counting(OpenAIChat):
 @settings(max_examples=300, deadline=None)
 @given(streams(), st.data())
 def test_bytes_equal_the_complete_way(payloads, data):
-    """The same holds from the bytes on, cut anywhere, for one event a read, for one payload a call, and for a mix."""
+    """The same holds from the bytes on, cut anywhere, one event a read, one payload or dict a call, and for a mix."""
     events = [b"data: " + payload + b"\n\n" for payload in payloads]
     body = b"".join(events)
-    cut, paced, single, mixed = (StreamAccumulator("openai-chat") for _ in range(4))
+    cut, paced, single, dicts, mixed = (StreamAccumulator("openai-chat") for _ in range(5))
     at = 0
     while at < len(body):
         size = data.draw(st.integers(1, 3000))
@@ -362,12 +363,12 @@ def test_bytes_equal_the_complete_way(payloads, data):
     for event, payload in zip(events, payloads, strict=True):
         paced.feed(event)
         single.add(payload)
-        if data.draw(st.booleans()):
-            mixed.feed(event)
-        else:
-            mixed.add(payload)
+        dicts.add(json.loads(payload))
+        ways = [(mixed.feed, event), (mixed.add, payload), (mixed.add, json.loads(payload))]
+        way, chunk = data.draw(st.sampled_from(ways))
+        way(chunk)
         slow.add_decoded(json.loads(payload))
-    for stream in (cut, paced, single, mixed):
+    for stream in (cut, paced, single, dicts, mixed):
         record = stream.snapshot()
         assert record.response == slow.response()
         assert (record.chunks, record.integrity.anomalies) == (slow.chunks, slow.anomalies)
@@ -388,6 +389,16 @@ def test_most_frames_take_the_short_cut():
         fold.add_all([json.dumps(chunk).encode() for chunk in chunks], None)
         assert fold.decoded <= 3
         assert fold.chunks == 500
+
+
+def test_dicts_take_it_too():
+    """A chunk that somebody decoded is not walked through when it repeats the one before; another one is."""
+    stream = StreamAccumulator("openai-chat")
+    first, like, other = (json.loads(frame(text, **more)) for text, more in (("a", {}), ("b", {}), ("c", {"late": 1})))
+    costs = [work(partial(stream.add, chunk)) for chunk in (first, like, like, other)]
+    assert costs[1] == costs[2] < costs[3] / 2
+    data = stream.finish().data
+    assert (data.output_message.content, data.response["late"], data.chunks) == ("abbc", 1, 4)
 
 
 @pytest.mark.parametrize("padded", [{}, {"obfuscation": "abc", "sequence_number": 0}], ids=["plain", "padded"])
@@ -525,14 +536,19 @@ def test_usual_deltas_equal_the_complete_way(payloads, data):
         quick.feed(body[at : at + size])
         at += size
     framed.add_all(payloads, None)
+    dicts = StreamAccumulator("anthropic-messages")
     for payload in payloads:
         try:
             event = json.loads(payload)
         except ValueError:
             slow.add(payload)
+            dicts.add(payload)
         else:
             slow.add_decoded(event)
+            dicts.add(event)
     record = quick.snapshot()
+    assert dicts.snapshot().response == record.response
+    assert (dicts.snapshot().chunks, dicts.snapshot().integrity.anomalies) == (slow.chunks, slow.anomalies)
     assert record.response == without_surrogates(slow.response())
     assert framed.response() == slow.response()
     assert (record.chunks, framed.chunks) == (slow.chunks, slow.chunks)
@@ -561,7 +577,7 @@ def test_numbered_events_equal_the_complete_way(texts, data):
         events.append(said)
     payloads = [json.dumps(event, separators=(",", ":")).encode() for event in events]
     body = b"".join(b"event: response.output_text.delta\ndata: " + payload + b"\n\n" for payload in payloads)
-    quick, paced, single = (StreamAccumulator("openai-responses") for _ in range(3))
+    quick, paced, single, dicts = (StreamAccumulator("openai-responses") for _ in range(4))
     framed, slow = OpenAIResponses(), OpenAIResponses()
     at = 0
     while at < len(body):
@@ -573,9 +589,10 @@ def test_numbered_events_equal_the_complete_way(texts, data):
         slow.add_decoded(event)
         paced.feed(b"event: response.output_text.delta\ndata: " + payload + b"\n\n")
         single.add(payload)
+        dicts.add(event)
     assert framed.response() == slow.response()
     assert (framed.chunks, set(framed.anomalies)) == (slow.chunks, set(slow.anomalies))
-    for record in (quick.snapshot(), paced.snapshot(), single.snapshot()):
+    for record in (quick.snapshot(), paced.snapshot(), single.snapshot(), dicts.snapshot()):
         assert record.response == slow.response()
         assert (record.chunks, set(record.integrity.anomalies)) == (slow.chunks, set(slow.anomalies))
 

@@ -379,6 +379,8 @@ class StreamAccumulator:
         if isinstance(chunk, bytearray | memoryview):
             chunk = bytes(chunk)
         elif not isinstance(chunk, bytes | str):
+            if index is None and self._repeats(chunk, now):
+                return True
             chunk = builtin(chunk)
         if index is None:
             self._add_chunk(chunk, name, now, None)
@@ -394,6 +396,18 @@ class StreamAccumulator:
         for each in released:
             self._add_chunk(*each)
         return bool(released)
+
+    def _repeats(self, chunk: Any, now: int) -> bool:
+        """Folds a decoded chunk that is like the one before, without a copy of it. False if it is not."""
+        again = self._fold.repeat if self._fold is not None and self._tape is None else None
+        if again is None or type(chunk) is not dict:
+            return False
+        encoded = _encoded(chunk)
+        flags = again.payload(encoded)
+        if flags is None:
+            return False
+        self._stamp_again(flags, len(encoded), now)
+        return True
 
     def add_many(self, payloads: list[bytes], names: list[str | None] | None = None) -> None:
         """Takes payloads that somebody else framed, in order; quicker than one `add` each."""
@@ -646,7 +660,7 @@ class StreamAccumulator:
         if self._fold is None:
             self._recognise(chunk, name, now)
             return
-        flags = self._fold.add_decoded(chunk, name)
+        flags = self._fold.add_decoded(chunk, name, encoded)
         if flags:
             self._stamp(flags, now)
         self._watch_size()

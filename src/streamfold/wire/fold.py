@@ -219,12 +219,7 @@ class Fold(ABC):
         except (ValueError, RecursionError) as error:
             return self._undecodable(payload, name, error)
         if isinstance(event, dict):
-            self._plain = None
-            self._seeking = self.hopeful
-            flags = self._add_event(event, name)
-            if self._seeking and self._plain is not None and flags & OUTPUT:
-                self._learn(payload, event, flags)
-            return flags
+            return self._add_and_learn(event, name, payload)
         return self.add_value(event, name)
 
     def add_value(self, value: Any, name: str | None) -> int:
@@ -238,11 +233,21 @@ class Fold(ABC):
         self.flag("unexpected_json")
         return 0
 
-    def add_decoded(self, event: JSON, name: str | None = None) -> int:
-        """Folds one frame that somebody else decoded."""
+    def add_decoded(self, event: JSON, name: str | None = None, payload: bytes | None = None) -> int:
+        """Folds one frame that somebody else decoded; `payload` is what it would be on the wire, if that is known."""
         self._settle()
-        self._seeking = False
-        return self._add_event(event, name)
+        if payload is None:
+            self._seeking = False
+            return self._add_event(event, name)
+        return self._add_and_learn(event, name, payload)
+
+    def _add_and_learn(self, event: JSON, name: str | None, payload: bytes) -> int:
+        self._plain = None
+        self._seeking = self.hopeful
+        flags = self._add_event(event, name)
+        if self._seeking and self._plain is not None and flags & OUTPUT:
+            self._learn(payload, event, flags)
+        return flags
 
     def _add_event(self, event: JSON, name: str | None) -> int:
         try:
