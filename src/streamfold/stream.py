@@ -362,10 +362,12 @@ class StreamAccumulator:
         lock.acquire()  # as in `feed`
         try:
             again = self._fold.repeat if self._fold is not None and self._tape is None else None
-            if again is not None and type(chunk) is bytes and chunk_index is None and self._final is None:
-                flags = again.payload(chunk)
+            if again is not None and chunk_index is None and self._final is None:
+                # A decoded chunk that is like the one before is not copied and walked through: its bytes say enough.
+                payload = chunk if type(chunk) is bytes else _encoded(chunk) if type(chunk) is dict else b""
+                flags = again.payload(payload)
                 if flags is not None:
-                    self._stamp_again(flags, len(chunk), self._clock())
+                    self._stamp_again(flags, len(payload), self._clock())
                     return True
             return self._add(chunk, chunk_index, name)
         finally:
@@ -379,8 +381,6 @@ class StreamAccumulator:
         if isinstance(chunk, bytearray | memoryview):
             chunk = bytes(chunk)
         elif not isinstance(chunk, bytes | str):
-            if index is None and self._repeats(chunk, now):
-                return True
             chunk = builtin(chunk)
         if index is None:
             self._add_chunk(chunk, name, now, None)
@@ -396,18 +396,6 @@ class StreamAccumulator:
         for each in released:
             self._add_chunk(*each)
         return bool(released)
-
-    def _repeats(self, chunk: Any, now: int) -> bool:
-        """Folds a decoded chunk that is like the one before, without a copy of it. False if it is not."""
-        again = self._fold.repeat if self._fold is not None and self._tape is None else None
-        if again is None or type(chunk) is not dict:
-            return False
-        encoded = _encoded(chunk)
-        flags = again.payload(encoded)
-        if flags is None:
-            return False
-        self._stamp_again(flags, len(encoded), now)
-        return True
 
     def add_many(self, payloads: list[bytes], names: list[str | None] | None = None) -> None:
         """Takes payloads that somebody else framed, in order; quicker than one `add` each."""
@@ -935,8 +923,11 @@ def _copied(value: Any) -> Any:
     return [_copied(item) if isinstance(item, NESTED) else item for item in value]
 
 
+_encode = msgspec.json.Encoder().encode
+
+
 def _encoded(event: JSON) -> bytes:
     try:
-        return msgspec.json.encode(event)
+        return _encode(event)
     except (TypeError, ValueError, RecursionError):
         return repr(event).encode("utf-8", "replace")
