@@ -26,7 +26,7 @@ LAYERS = (
     ("plugins", "taps"),
     ("ui",),
     ("gateway", "bench", "testing"),
-    ("cli", "cli_logs", "cli_output"),
+    ("cli", "cli_logs", "cli_output", "cli_replay"),
     ("__main__",),
 )
 """Top to bottom as in docs/architecture.md: a room imports from rooms above its own, and from its own."""

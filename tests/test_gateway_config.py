@@ -73,6 +73,7 @@ def test_file_and_flags(tmp_path: Path) -> None:
         ('[upstreams]\nlogs = "https://a.b"', '"upstreams.logs": an upstream cannot be called that'),
         ('[upstreams]\n"a/b" = "https://a.b"', '"upstreams.a/b": an upstream cannot be called that'),
         ("[limits]\nwaiting_responses = -1", '"limits.waiting_responses" is negative'),
+        ("[limits]\ntape_bytes = -1", '"limits.tape_bytes" is negative; it must be 0 or more'),
         ("port = ", "not valid TOML"),
         ('[plugins]\n"a:B" = 3', "\"plugins.'a:B'\" must be a table, not a whole number"),
         ('[plugins."no_such:B"]', "\"plugins.'no_such:B'\" cannot be imported"),
@@ -131,6 +132,32 @@ def test_a_version_that_sdks_send_as_well_is_noted(tmp_path: Path, text: str, no
 
     assert examined.config is not None
     assert [note.split('"')[1] for note in examined.notes] == [f"upstreams.{name}" for name in noted]
+
+
+@pytest.mark.parametrize(
+    ("text", "noted"),
+    [
+        ("", 0),
+        ("[limits]\ntape_bytes = 1000", 0),
+        ("[limits]\ntape_bytes = 1000\n[plugins.logging]\nredact = ['x']", 1),
+        ("[limits]\ntape_bytes = 1000\n[plugins.logging]\ncontent = false", 1),
+        ("[plugins.logging]\ncontent = false", 0),
+    ],
+)
+def test_tapes_that_the_log_does_not_keep_are_noted(tmp_path: Path, text: str, noted: int) -> None:
+    """Tapes that would be kept in memory and never stored are no mistake, but noted."""
+    path = tmp_path / "gateway.toml"
+    path.write_text(text, "utf-8")
+    examined = examine(path)
+
+    assert examined.config is not None
+    assert len([note for note in examined.notes if '"limits.tape_bytes": the log keeps no tapes' in note]) == noted
+
+
+def test_tape_by_environment() -> None:
+    """No tape is kept unless the file or the variable asks for one."""
+    assert load_config().limits.tape_bytes == 0
+    assert load_config(environ={"STREAMFOLD_LIMITS__TAPE_BYTES": "4096"}).limits.tape_bytes == 4096
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ except ModuleNotFoundError:
 
 from streamfold.cli_logs import logs
 from streamfold.cli_output import complain, fail, need, print_line, say
+from streamfold.cli_replay import replay
 
 __all__ = ["main"]
 
@@ -43,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(logs, name="logs")
+app.command()(replay)
 
 
 class Output(StrEnum):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from streamfold.store.query import Histogram, Statistics
     from streamfold.store.row import LogRow
 
-__all__ = ["logs"]
+__all__ = ["DEFAULT", "AsJson", "Database", "asked", "filtered", "logs", "plain", "reading"]
 
 WIDTH_OF_PIPE: Final = 180
 BAR: Final = 40
@@ -133,7 +133,8 @@ def filtered(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _asked(filters: list[tuple[str, str]], **more: Any) -> Any:
+def asked(filters: list[tuple[str, str]], **more: Any) -> Any:
+    """The query of a command: its filters, and what else it was told."""
     from streamfold.store.query import LogQuery
 
     return LogQuery.parse([*filters, *((name, str(value)) for name, value in more.items() if value is not None)])
@@ -155,8 +156,8 @@ def list_(
     """List requests, the newest first."""
     from streamfold.store.query import find
 
-    query = _asked(filters, limit=limit, sort=sort, cursor=cursor)
-    with _reading(db) as store:
+    query = asked(filters, limit=limit, sort=sort, cursor=cursor)
+    with reading(db) as store:
         page = find(store, query)
     if as_json:
         for row in page.rows:
@@ -176,7 +177,7 @@ def show(
     """Show one request with everything that is known of it."""
     from streamfold.store.export import as_line
 
-    with _reading(db) as store:
+    with reading(db) as store:
         row = store.get(id)
     if row is None:
         fail(f"{db} has no row whose id is, or alone begins with, {id}", 1)
@@ -201,8 +202,8 @@ def stats(
     """Sum up: requests, success, tokens, cost, latency and time to first token."""
     from streamfold.store.query import grouped, statistics
 
-    query = _asked(filters)
-    with _reading(db) as store:
+    query = asked(filters)
+    with reading(db) as store:
         if by is None:
             found = [statistics(store, query)]
         else:
@@ -227,8 +228,8 @@ def sessions(
     """Sum up by session: requests, tokens, cost."""
     from streamfold.store.query import sessions
 
-    query = _asked(filters)
-    with _reading(db) as store:
+    query = asked(filters)
+    with reading(db) as store:
         found = sessions(store, query, limit=limit)
     if not as_json:
         _print_groups(found)
@@ -249,8 +250,8 @@ def histogram(
     """Show how often which values of a number occur."""
     from streamfold.store.query import histogram
 
-    query = _asked(filters)
-    with _reading(db) as store:
+    query = asked(filters)
+    with reading(db) as store:
         found = histogram(store, query, of, bins)
     if as_json:
         print_line(msgspec.json.encode(found))
@@ -269,8 +270,8 @@ def tail(
     """Follow the log: each request when it begins and when it ends. Ctrl-C ends it."""
     from streamfold.store.follow import Follower
 
-    query = _asked(filters)
-    with _reading(db) as store:
+    query = asked(filters)
+    with reading(db) as store:
         follower = Follower(store, query)
         say(f"following {store.name}; Ctrl-C ends")
         pause = threading.Event()
@@ -296,12 +297,12 @@ def export(
     """Write rows with all their content to a file, the oldest first."""
     from streamfold.store.export import export_jsonl
 
-    query = _asked(filters, limit=limit, sort=sort)
+    query = asked(filters, limit=limit, sort=sort)
     if kind is ExportFormat.PARQUET:
         if out == "-":
             raise UsageError("a Parquet file cannot go to standard output; name a file")
         need("pyarrow")
-    with _reading(db) as store:
+    with reading(db) as store:
         if out == "-":
             lines = export_jsonl(store, query, sys.stdout.buffer)
             sys.stdout.buffer.flush()
@@ -339,7 +340,7 @@ def reprice(
     from streamfold.catalog import ModelCatalog
     from streamfold.store.reprice import reprice
 
-    query = _asked(filters, missing_cost="true" if missing_only and ("missing_cost", "true") not in filters else None)
+    query = asked(filters, missing_cost="true" if missing_only and ("missing_cost", "true") not in filters else None)
     catalog = ModelCatalog(overrides=prices)
     with _changing(db, dry_run) as store:
         done = reprice(store, query, catalog, billed_too=billed_too, dry_run=dry_run)
@@ -372,7 +373,8 @@ def retain(
 
 
 @contextmanager
-def _reading(db: str) -> Iterator[LogStore]:
+def reading(db: str) -> Iterator[LogStore]:
+    """The log to read from. If its database fails meanwhile, the command ends with one line."""
     from streamfold.store.log_store import LogStore
 
     with _telling_failures(LogStore.open_existing(db)) as store:
@@ -436,7 +438,7 @@ def _cells(row: LogRow) -> tuple[str, ...]:
 def _as_text(row: LogRow) -> bytes:
     id, created, path, model, status, finish, tokens, cost, _, first, whole = _cells(row)
     words = (created, id, status, path, model, finish, tokens, cost, first, whole)
-    return _plain("  ".join(words)).encode("utf-8", "replace")
+    return plain("  ".join(words)).encode("utf-8", "replace")
 
 
 def _print_groups(found: list[Statistics]) -> None:
@@ -509,11 +511,11 @@ def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(*heads, show_header=any(heads))
     for row in rows:
-        table.add_row(*(Text(_plain(cell)) for cell in row))
+        table.add_row(*(Text(plain(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else WIDTH_OF_PIPE).print(table)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """What is in the log was said by strangers: no markup, and no sequence that a terminal would obey."""
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 
@@ -21,7 +22,10 @@ from streamfold.types import (
 from streamfold.wire.fold import Fold, decode
 from streamfold.wire.surrogates import without_surrogates
 
-__all__ = ["Tape", "TapeEntry"]
+__all__ = ["LEAST", "Tape", "TapeEntry"]
+
+LEAST: Final = 128
+"""What a frame counts at least: about what keeping one takes beside its payload."""
 
 
 class TapeEntry(msgspec.Struct, frozen=True, gc=False):
@@ -49,7 +53,7 @@ class Tape:
     ) -> None:
         """Keeps the frames of one read."""
         for place, payload in enumerate(payloads):
-            self._bytes += len(payload)
+            self._bytes += max(len(payload), LEAST)
             if self._bytes > self._max_bytes:
                 self.dropped += 1
                 continue

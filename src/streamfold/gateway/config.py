@@ -119,6 +119,8 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """How much of a response is folded. All of it is passed on."""
     arrivals: int = 2000
     """How many times of arrival are kept of a stream, for its gaps and its plot (8 bytes each)."""
+    tape_bytes: int = 0
+    """How much of each stream's frames is kept for `streamfold replay`, as they came; 0 for none. See docs/logs.md."""
     connect_timeout_s: float = 10.0
     """How long reaching an upstream may take."""
     upstream_connections: int = 4096
@@ -402,6 +404,10 @@ def _notes(config: Config, where: Callable[[str], str]) -> list[str]:
             notes.append(
                 f'{where(key)}"{key}" ends in /{version}, which SDKs send as well; take it out, or leave it out there'
             )
+    logging = config.plugins.get("logging", {})
+    if config.limits.tape_bytes and (logging.get("redact") or logging.get("content") is False):
+        key = "limits.tape_bytes"
+        notes.append(f'{where(key)}"{key}": the log keeps no tapes with "redact" or without content; take one out')
     return notes
 
 

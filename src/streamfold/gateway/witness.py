@@ -193,7 +193,7 @@ class Witness:
         if self._plain is None:
             self._give_up("unreadable_encoding")
             return
-        self._fold = self._accumulator(self._kind.format)
+        self._fold = self._accumulator(self._kind.format, self._tape_bytes(content_type))
         self._fold.note_http(status, told_by(headers).shown)
         # The usual case, without a step between: this runs for each piece of each stream.
         self._take = self._fold.feed if self._plain is as_it_is and status < 400 else self._read
@@ -236,7 +236,12 @@ class Witness:
         sound = kind.startswith("audio/") and length is None
         return status < 400 and (sound or is_stream_path(self.ctx.path or ""))
 
-    def _accumulator(self, format: str) -> StreamAccumulator:
+    def _tape_bytes(self, content_type: str) -> int:
+        """How much of the frames to keep. Bare sound, and what nobody can read, comes in no frames."""
+        framed = self.ctx.stream and self._kind.format != PASSTHROUGH and not content_type.startswith("audio/")
+        return self._limits.tape_bytes if framed else 0
+
+    def _accumulator(self, format: str, tape_bytes: int) -> StreamAccumulator:
         ctx = self.ctx
         now, self._now = self._now, ctx.started_ns
         accumulator = StreamAccumulator(
@@ -249,6 +254,7 @@ class Witness:
             wall=lambda: ctx.started_at,
             max_bytes=self._limits.response_bytes,
             max_arrivals=self._limits.arrivals,
+            tape_bytes=tape_bytes,
             catalog=self._catalog,
             raw_request=ctx.request,
         )

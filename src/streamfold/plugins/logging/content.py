@@ -29,7 +29,7 @@ from streamfold.plugins.logging.shorten import shortened, utf8_size
 from streamfold.wire.fold import decode
 from streamfold.wire.surrogates import without_surrogates
 
-__all__ = ["Cleaner", "Redact", "encoded"]
+__all__ = ["Cleaner", "Redact", "encoded", "struck_out"]
 
 Redact = Callable[[str], str]
 
@@ -46,7 +46,9 @@ STRETCH: Final = 256 * 1024
 BINARY_KEYS: Final = frozenset(
     ("audio", "audio_data", "b64_json", "bytes", "data", "file_data", "image", "partial_image_b64")
 )
-OPAQUE_KEYS: Final = frozenset(("signature", "thought_signature", "thoughtSignature", "encrypted_content"))
+OPAQUE_KEYS: Final = frozenset(
+    ("signature", "thought_signature", "thoughtSignature", "encrypted_content", "encrypted_index")
+)
 """They look like binary, but are what a conversation needs to be continued."""
 MEDIA_KEYS: Final = ("mime_type", "mimeType", "media_type", "mediaType")
 LOGPROBS: Final = frozenset(("logprobs", "top_logprobs", "logprobs_result", "logprobsResult"))
@@ -72,7 +74,7 @@ class Cleaner:
     def column(self, text: str, redact: Redact | None) -> str:
         """A JSON text after steps 2 and 3: without this request's credentials, and no longer than allowed."""
         if redact is not None:
-            text = _struck_out(text, redact)
+            text = struck_out(text, redact)
         if len(text) > self.max_bytes or utf8_size(text) > self.max_bytes:
             text = encoded(shortened(without_surrogates(decode(text.encode())), self.max_bytes))
         return text
@@ -202,7 +204,8 @@ def encoded(value: Any) -> str:
         return msgspec.json.encode(without_surrogates(plain)).decode()
 
 
-def _struck_out(text: str, redact: Redact) -> str:
+def struck_out(text: str, redact: Redact) -> str:
+    """A JSON text of our own spelling after step 2."""
     struck = redact(text)
     if struck == text:
         return text

@@ -17,7 +17,7 @@ import msgspec
 from streamfold.hooks import RequestContext
 from streamfold.plugins.logging import request as asked
 from streamfold.plugins.logging.config import LoggingConfig
-from streamfold.plugins.logging.content import SHORT, Cleaner, Redact, encoded
+from streamfold.plugins.logging.content import SHORT, Cleaner, Redact, encoded, struck_out
 from streamfold.plugins.logging.patterns import Patterns
 from streamfold.plugins.logging.shorten import fitting
 from streamfold.store.row import FINAL, HEAVY, STARTED, LogRow, row_of
@@ -218,12 +218,13 @@ class RowMaker:
         if not found.with_content:
             return self._cleaner.column(encoded(without_content(data)), ctx.redact)
         text = encoded(data)
-        binary = data.audio_output is not None or data.passthrough_output is not None or data.raw_response is not None
-        if self._drops_pieces or (self._digests and binary) or self._cleaner.must_walk(text):
-            text = encoded(self._clean_record(data))
+        binary = data.audio_output is not None or data.passthrough_output is not None
+        taped = data.raw_response is not None
+        if self._drops_pieces or (self._digests and binary) or taped or self._cleaner.must_walk(text):
+            text = encoded(self._clean_record(data, ctx.redact))
         return self._cleaner.column(text, ctx.redact)
 
-    def _clean_record(self, data: AccumulatedData) -> dict[str, Any]:
+    def _clean_record(self, data: AccumulatedData, redact: Redact | None) -> dict[str, Any]:
         tree: dict[str, Any] = msgspec.to_builtins(data, builtin_types=(bytes,), str_keys=True, enc_hook=str)
         tape = tree.pop("raw_response", None)
         if self._drops_pieces:
@@ -231,14 +232,21 @@ class RowMaker:
         names = [name for name, value in tree.items() if value is not None and name not in _AS_SAID]
         clean = self._cleaner.walk_each([(tree[name], name in _OPEN) for name in names])
         tree.update(zip(names, clean, strict=True))
-        return {**tree, "raw_response": self._clean_tape(tape)} if tape is not None else tree
+        return {**tree, "raw_response": self._clean_tape(tape, redact)} if tape is not None else tree
 
-    def _clean_tape(self, tape: str) -> str | None:
-        """The frames, each JSON. Binary comes in crumbs there, hence the shorter limit."""
+    def _clean_tape(self, tape: str, redact: Redact | None) -> str | None:
+        """The frames, each JSON. Binary comes in crumbs there, hence the shorter limit.
+
+        Credentials are struck out here, where the tape is JSON as we spell it: in the record it is JSON in JSON, and
+        the provider may spell a character in other ways.
+        """
         if self._drops_pieces:
             return None
         frames = _decoded(tape.encode("utf-8", "replace"))
-        return encoded(self._cleaner.digested(frames, shortest=SHORT)) if frames is not None else None
+        if frames is None:
+            return None
+        text = encoded(self._cleaner.digested(frames, shortest=SHORT) if self._digests else frames)
+        return struck_out(text, redact) if redact is not None else text
 
     def _row(self, ctx: RequestContext, found: Asked, data: AccumulatedData, arrivals: Sequence[int] | None) -> LogRow:
         shown = data if found.with_content else without_content(data)
