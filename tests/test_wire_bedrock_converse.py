@@ -376,6 +376,15 @@ def test_a_refused_request():
     assert data.output_message is None
 
 
+def test_an_operation_that_does_not_exist():
+    """What AWS answers where it could not tell the operation is an error too."""
+    said = {"Output": {"__type": "com.amazon.coral.service#UnknownOperationException"}, "Version": "1.0"}
+    for format in (FORMAT, "bedrock-invoke"):
+        data = streamfold.read(said, format=format, status_code=404).data
+        assert (data.status, data.error_details.type) == ("error", "UnknownOperationException")
+        assert (data.error_details.status_code, data.response) == (404, said)
+
+
 def test_an_exception_is_read_from_a_response():
     """A response that was folded from a failed stream reads as failed again."""
     failed = done_of([start(), *said("Hi"), {"throttlingException": {"message": "slow"}}])
@@ -477,6 +486,17 @@ ODD = [
         "a signature may come alone",
         [delta(0, reasoningContent={"signature": "S"}), stopped(0)],
         [{"reasoningContent": {"reasoningText": {"signature": "S"}}}],
+        [],
+    ),
+    (
+        "reasoning may be streamed in the unstreamed words",
+        [
+            delta(0, reasoningContent={"reasoningText": {"text": "Count "}}),
+            delta(0, reasoningContent={"reasoningText": {"text": "the masts."}}),
+            delta(0, reasoningContent={"reasoningText": {"text": "", "signature": "S"}}),
+            stopped(0),
+        ],
+        [{"reasoningContent": {"reasoningText": {"text": "Count the masts.", "signature": "S"}}}],
         [],
     ),
     (

@@ -378,6 +378,30 @@ def test_an_end_that_the_model_has_and_did_not_say():
     assert done_of([*payloads_of("llama")[:-1], {"generation": ".", "stop_reason": "stop"}]).integrity.anomalies == []
 
 
+def test_the_probabilities_of_an_imported_model_are_those_of_all_its_tokens():
+    """Every chunk has an entry for each of its tokens, the prompt's come once; a full stream takes no more of them."""
+    said = {"prompt_token_count": 2, "prompt_logprobs": [None, {"791": -3.5}]}
+    payloads = [
+        {"generation": "Ebb", **said, "generation_token_count": 1, "stop_reason": None, "logprobs": [{"36": -0.5}]},
+        {"generation": " tide", "generation_token_count": 3, "logprobs": [{"17": -0.25}, {"5": -1.5}]},
+        {"generation": "", "generation_token_count": 4, "stop_reason": "stop", "logprobs": [{"9": -0.125}]},
+    ]
+    assert done_of(payloads).response == {
+        "generation": "Ebb tide",
+        **said,
+        "generation_token_count": 4,
+        "stop_reason": "stop",
+        "logprobs": [{"36": -0.5}, {"17": -0.25}, {"5": -1.5}, {"9": -0.125}],
+    }
+    fold = BedrockInvoke()
+    fold.add(json.dumps(chunk(payloads[0])).encode(), "chunk")
+    fold.close()
+    for payload in payloads[1:]:
+        fold.add(json.dumps(chunk(payload)).encode(), "chunk")
+    full = fold.response()
+    assert (full["generation"], full["logprobs"], full["stop_reason"]) == ("Ebb", [{"36": -0.5}], "stop")
+
+
 def test_the_guardrail_of_a_stream_that_went_on():
     """Where the model gives its own reason that stands, and the guardrail's word stays in the response."""
     payloads = payloads_of("titan")

@@ -55,7 +55,15 @@ END = call()
 
 
 def image(data):
-    return {"inlineData": {"mimeType": "image/png", "data": data}}
+    return blob("image/png", data)
+
+
+def blob(mime, data, **more):
+    return {"inlineData": {"mimeType": mime, "data": data}, **more}
+
+
+def speech(data, rate=24000):
+    return blob(f"audio/L16;codec=pcm;rate={rate}", data)
 
 
 def account(prompt=None, answer=None, thoughts=None, total=None, **more):
@@ -204,11 +212,19 @@ def test_blocked_prompt():
         ([call(name="f", args={}), text("")], [call(name="f", args={})]),
         ([text("a"), text("b", videoMetadata={"fps": 1})], [text("a"), text("b", videoMetadata={"fps": 1})]),
         ([image("AA=="), image("AQ==")], [image("AA=="), image("AQ==")]),
+        ([speech("AAE="), speech("AgM="), speech("BAUG")], [speech("AAECAwQFBg==")]),
+        ([speech("AAE="), text("a"), speech("AgM=")], [speech("AAE="), text("a"), speech("AgM=")]),
+        ([speech("AAE="), speech("AgM=", rate=8000)], [speech("AAE="), speech("AgM=", rate=8000)]),
+        (
+            [speech("AAE="), {**speech("AgM="), "thoughtSignature": "S"}],
+            [speech("AAE="), {**speech("AgM="), "thoughtSignature": "S"}],
+        ),
+        ([blob("audio/wav", "AA==")] * 2, [blob("audio/wav", "AA==")] * 2),
         ([{"newKind": {"x": 1}}, text("a")], [{"newKind": {"x": 1}}, text("a")]),
     ],
 )  # fmt: skip
 def test_parts_join(parts, expected):
-    """Text of one kind is one part, however it was cut; signed parts and parts of any other kind are never joined."""
+    """Text of one kind, and bare samples of one, are one part, however they were cut; no others are ever joined."""
     assert parts_of(*(chunk(part) for part in parts)) == expected
     assert parts_of(chunk(*parts)) == expected
 
@@ -425,6 +441,7 @@ def test_token_details():
         (2, "length", "MAX_TOKENS"),
         ("SAFETY", "content_filter", "SAFETY"),
         ("IMAGE_SAFETY", "content_filter", "IMAGE_SAFETY"),
+        ("ESCALATION", "content_filter", "ESCALATION"),
         ("MALFORMED_FUNCTION_CALL", None, "MALFORMED_FUNCTION_CALL"),
         ("OTHER", None, "OTHER"),
         ("SOMETHING_NEW", None, "SOMETHING_NEW"),
@@ -568,16 +585,60 @@ def test_unknown_fields_and_events_are_kept():
 def test_binary_parts_in_the_view():
     """Images are data URLs, raw sample pieces are one recording, and a thought's picture is not the answer."""
 
-    def blob(mime, data, **more):
-        return {"inlineData": {"mimeType": mime, "data": base64.b64encode(data).decode()}, **more}
+    def spelled(data):
+        return base64.b64encode(data).decode()
 
     response = chunk(
-        blob("image/png", b"x"), blob("image/png", b"thought", thought=True),
-        blob("audio/L16;rate=24000", b"ab"), blob("audio/L16;rate=24000", b"cd"),
+        blob("image/png", spelled(b"x")), blob("image/png", spelled(b"thought"), thought=True),
+        speech(spelled(b"ab")), speech(spelled(b"cd")),
     )  # fmt: skip
     message = viewed(response).output_message
     assert message.images == [{"type": "image_url", "image_url": {"url": "data:image/png;base64,eA=="}}]
     assert base64.b64decode(message.audio.data) == b"abcd"
+
+
+def test_transcripts():
+    """The text of a transcript is the answer, whether it stands beside the transcript too or only in it."""
+
+    def heard(words, **more):
+        return {"audioTranscription": {"text": words, "languageCode": "en"}, **more}
+
+    stream = streamfold.StreamAccumulator("gemini")
+    chunks = [
+        chunk(text("")), chunk(heard("Low water")), chunk(heard(" at six.", text=" at six.")),
+        chunk(heard("hm", thought=True)), chunk({"audioTranscription": {"words": [{"word": "six"}]}}),
+        chunk(finish="STOP"),
+    ]  # fmt: skip
+    for each in chunks:
+        stream.feed(sse([each]))
+    data = stream.finish().data
+    parts = data.response["candidates"][0]["content"]["parts"]
+    assert parts == [part for each in chunks[1:5] for part in each["candidates"][0]["content"]["parts"]]
+    assert (data.output_message.content, data.output_message.reasoning) == ("Low water at six.", "hm")
+    assert data.time_to_first_content_ms is not None
+    assert viewed(chunk({"audioTranscription": {"words": []}})).output_message.content is None
+
+
+def test_an_answer_that_may_go_on():
+    """The token to go on with is there while the answer may; what follows a `CONTINUATION` is no anomaly."""
+    cut = [chunk(text("Low")), chunk(finish="CONTINUATION", continuationToken="dG9r")]
+    data = streamfold.fold(sse(cut), format="gemini").data
+    assert data.response["candidates"][0]["continuationToken"] == "dG9r"
+    assert (data.status, data.finish_reason, data.raw_finish_reason) == ("success", None, "CONTINUATION")
+    data = streamfold.fold(sse([*cut, chunk(text(" water")), chunk(finish="STOP")]), format="gemini").data
+    assert data.response["candidates"] == [
+        {"content": {"role": "model", "parts": [text("Low water")]}, "finishReason": "STOP"}
+    ]
+    assert (data.status, data.integrity.anomalies) == ("success", [])
+
+
+def test_pictures_as_sources():
+    """A picture that an answer is grounded on is cited by the page it is from."""
+    source = {"sourceUri": "https://boats.example/1", "imageUri": "https://boats.example/1.png", "title": "Boats"}
+    response = chunk(text("a"), groundingMetadata={"groundingChunks": [{"image": source}]})
+    assert viewed(response).output_message.annotations == [
+        {"type": "url_citation", "url_citation": {"url": "https://boats.example/1", "title": "Boats"}}
+    ]
 
 
 def test_snapshot_and_unstreamed_read_the_same():
@@ -593,15 +654,16 @@ def test_snapshot_and_unstreamed_read_the_same():
 
 def test_close_keeps_ends():
     """A closed fold grows no text, argument or part, but still takes the end of a call, the finish reason and usage."""
-    fold = folded(chunk(text("a")), chunk(OPEN), chunk(piece("$.a", "x")))
+    fold = folded(chunk(text("a")), chunk(speech("AAE=")), chunk(OPEN), chunk(piece("$.a", "x")))
     fold.close()
     for event in (
-        chunk(piece("$.a", "y")), chunk(piece("$.b", "y")), chunk(text("b")), chunk(END),
+        chunk(speech("AgM=")), chunk(piece("$.a", "y")), chunk(piece("$.b", "y")), chunk(text("b")), chunk(END),
         chunk(finish="MAX_TOKENS", usage={"promptTokenCount": 1}),
     ):  # fmt: skip
         fold.add_decoded(event)
     response = fold.response()
-    assert response["candidates"][0]["content"]["parts"] == [text("a"), call(name="f", args={"a": "x"})]
+    parts = response["candidates"][0]["content"]["parts"]
+    assert parts == [text("a"), speech("AAE="), call(name="f", args={"a": "x"})]
     assert response["candidates"][0]["finishReason"] == "MAX_TOKENS"
     assert response["usageMetadata"] == {"promptTokenCount": 1}
 
@@ -650,7 +712,8 @@ def test_long_arguments_the_long_way_too():
 PARTS = st.sampled_from([
     text("a"), text("b"), text(""), text("t", thought=True), text("u", thought=True), text("", thoughtSignature="S"),
     OPEN, call(name="g", args={"x": 1}), END, piece("$.a", "x"), piece("$.a", "y"),
-    piece("$.b[0]", "z", goes_on=False), {"inlineData": {"mimeType": "image/png", "data": "AA=="}},
+    piece("$.b[0]", "z", goes_on=False), image("AA=="), speech("AAE="), speech("AgME"),
+    {"audioTranscription": {"text": "a"}},
 ])  # fmt: skip
 CHUNKS = st.builds(
     lambda parts, extra: {**chunk(*parts), **extra},

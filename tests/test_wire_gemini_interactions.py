@@ -117,6 +117,16 @@ def test_an_unstreamed_interaction_reads_the_same():
         assert json.loads(whole.tool_calls[0].function.arguments) == {"harbour": "Saint-Malo"}
 
 
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+def test_an_interaction_in_the_background(status):
+    """The answer to a request that goes on in the background is whole, though the interaction is not."""
+    answer = {"id": "v1_a", "object": "interaction", "status": status, "agent": "deep-research"}
+    data = streamfold.read(answer, "gemini").data
+    assert (data.status, data.raw_finish_reason, data.response) == ("success", None, answer)
+    created = {"event_type": "interaction.created", "interaction": answer}
+    assert done_of(created).status == "truncated"
+
+
 def test_the_first_version_of_the_api():
     """Before there were steps, contents came by themselves and are the interaction's outputs."""
     data = done_of(
@@ -174,6 +184,13 @@ STEPS = {
                 ],
             }
         ],
+    ),
+    "a picture from a proxy": (
+        [
+            step(0, type="model_output"),
+            delta(0, type="content", content={"type": "image", "mime_type": "image/jpeg", "data": "AAEC"}),
+        ],
+        [{"type": "model_output", "content": [{"type": "image", "mime_type": "image/jpeg", "data": "AAEC"}]}],
     ),
     "sound in pieces": (
         [delta(0, type="audio", mime_type="audio/l16", data=data) for data in ("AAE=", "AgM=")],
@@ -239,10 +256,12 @@ def test_arguments_that_were_cut_off():
 
 
 def test_whole_steps_of_the_last_event_win():
-    """Where the last event has the steps, they are believed."""
+    """Where the last event has the steps, they are believed, even if it says no status."""
     whole = [{"type": "model_output", "content": [{"type": "text", "text": "Whole"}]}]
     data = done_of(CREATED, text("Whol"), completed(steps=whole))
     assert (data.response["steps"], data.output_message.content) == (whole, "Whole")
+    bare = {"event_type": "interaction.completed", "interaction": {"id": "v1_a", "steps": whole}}
+    assert done_of(CREATED, bare).output_message.content == "Whole"
 
 
 # ---------------------------------------------------------------------- ends
@@ -272,6 +291,31 @@ def test_a_last_event_that_says_little():
     for event in ({"event_type": "interaction.completed"}, {"event_type": "interaction.complete", "interaction": {}}):
         assert done_of(CREATED, text("a"), event).status == "success"
     assert done_of(CREATED, text("a"), completed("in_progress")).status == "truncated"
+
+
+def test_a_step_that_failed():
+    """A failed interaction that does not say why failed as its newest step that did."""
+    failed = {"code": 8, "message": "Out of quota"}
+    events = [CREATED, text("a"), step(1, type="model_output", error=failed)]
+    data = done_of(*events, completed("failed"))
+    assert (data.status, data.error_details.message) == ("error", "Out of quota")
+    assert data.response["steps"][1] == {"type": "model_output", "error": failed}
+    own = [{"code": "500", "message": "Broken"}]
+    assert done_of(*events, completed("failed", errors=own)).error_details.message == "Broken"
+
+
+def test_the_token_to_go_on_with():
+    """It comes while the stream goes on, lest it be cut; an interaction that has ended has that of its end, if any."""
+
+    def update(token):
+        status = {"event_type": "interaction.status_update", "interaction_id": "v1_a", "status": "in_progress"}
+        return {**status, "continuation_token": token}
+
+    events = [CREATED, text("a"), update("t1"), text("b"), update("t2")]
+    assert done_of(*events).response["continuation_token"] == "t2"
+    assert "continuation_token" not in done_of(*events, completed()).response
+    ended = done_of(*events, completed("requires_continuation", continuation_token="t3"))
+    assert (ended.response["continuation_token"], ended.output_message.content) == ("t3", "ab")
 
 
 def test_an_error_event():

@@ -327,6 +327,8 @@ def test_a_conversation_is_viewed_as_a_message():
         ("Zx9Yw8Vu7", "clock", '{"zone":"Europe/Zurich"}')
     ]
     assert (data.finish_reason, len(data.output_messages)) == (None, 3)
+    source = {"url": "https://example.org/lake", "title": "Lake"}
+    assert data.output_message.annotations == [{"type": "url_citation", "url_citation": source}]
     usage = data.token_usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens, usage.source) == (
         120,

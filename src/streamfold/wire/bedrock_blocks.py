@@ -3,7 +3,8 @@
 A block holds one kind of content, and a delta names the kind (`KINDS`). What differs from the unstreamed block: a text
 with citations becomes `citationsContent`; reasoning text and its signature become `reasoningText`; a tool's input is an
 object that travels as JSON text, and only a whole document becomes the object. Text that is cut off or broken stays
-text: `input` is then null and the text stands beside it as `partial_json`.
+text: `input` is then null and the text stands beside it as `partial_json`. Nova 2 streams its reasoning in the
+unstreamed words, by Amazon's own examples.
 """
 
 from __future__ import annotations
@@ -127,6 +128,23 @@ class Loose(Leaf):
 
 LEAVES = Record(Leaf)
 REASONING = Record(text=Text, signature=Text, redactedContent=Blob)
+
+
+class Reasoning(Fields):
+    """`reasoningContent`, with its text and signature bare or inside `reasoningText`."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(REASONING)
+
+    def add(self, value: Any) -> None:
+        inner = value.get("reasoningText") if isinstance(value, dict) else None
+        if isinstance(inner, dict):
+            value = {**{key: value[key] for key in value if key != "reasoningText"}, **inner}
+        super().add(value)
+
+
 TOOL_USE = Record(toolUseId=First, name=First, type=Word, input=ToolInput)
 IMAGE = Record(format=Word, source=Record(bytes=Blob, s3Location=Merge), error=Merge)
 
@@ -142,7 +160,7 @@ class Kind(NamedTuple):
 
 KINDS: Final = {
     "text": Kind(Text, OUTPUT | CONTENT, starts=False),
-    "reasoningContent": Kind(REASONING, OUTPUT, starts=False),
+    "reasoningContent": Kind(Reasoning, OUTPUT, starts=False),
     "citation": Kind(Extend, OUTPUT, starts=False),
     "toolUse": Kind(TOOL_USE, OUTPUT, starts=True),
     "toolResult": Kind(ToolResult, OUTPUT, starts=True),

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, NamedTuple
 
-from streamfold.growth import Fields, Record, Text, index_of, is_empty
+from streamfold.growth import Extend, Fields, Record, Text, index_of, is_empty
 from streamfold.types import JSON, AccumulatedData, ChatMessage, Choice, StreamType, TokenUsage
 from streamfold.wire.anthropic_messages import AnthropicMessages
 from streamfold.wire.bedrock_blocks import Block
@@ -271,12 +271,15 @@ TITAN_CHUNK: Final = frozenset({*ITEM_OF_TITAN, "index", "inputTextTokenCount"})
 
 
 class Llama(TextModel):
-    """Meta Llama. Both counts are cumulative; null says nothing."""
+    """Meta Llama, and what is imported in its place. Both counts are cumulative; null says nothing.
+
+    An imported model may say how probable its tokens were: `logprobs` has an entry for each token of its chunk.
+    """
 
     __slots__ = ()
 
     spelling = Spelling("", "generation", "stop_reason")
-    top = Record(generation=Text)
+    top = Record(generation=Text, logprobs=Extend)
     item = Record()
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
@@ -284,6 +287,8 @@ class Llama(TextModel):
         if said is not None and not isinstance(said, str):
             self.flag("unexpected_shape")
             event = {key: value for key, value in event.items() if key != "generation"}
+        if self.full and "logprobs" in event:
+            event = {key: value for key, value in event.items() if key != "logprobs"}
         self._top.add(event)
         self._note_end(event)
         return CHUNK | OUTPUT | CONTENT if isinstance(said, str) and said else CHUNK

@@ -52,9 +52,14 @@ EXCEPTION_FIELDS: Final = frozenset(
     {"message", "Message", "__type", "originalStatusCode", "originalMessage", "resourceName"}
 )
 
+COULD_NOT_DISPATCH: Final = frozenset({"Output", "Version"})
+"""Fields of what AWS answers where it knows no such operation. The exception is the first."""
+
 
 def is_refusal(event: Mapping[str, Any]) -> bool:
     """Whether an object is the body of an exception."""
+    if event.keys() == COULD_NOT_DISPATCH:
+        return "__type" in _mapping(event["Output"])
     return ("message" in event or "Message" in event) and event.keys() <= EXCEPTION_FIELDS
 
 
@@ -74,6 +79,8 @@ def is_exception(name: str) -> bool:
 def exception_details(name: str | None, said: Any) -> ErrorDetails:
     """An exception of Bedrock, from an event or from the body of a refused request, which is named by a header."""
     fields = said if isinstance(said, Mapping) else {"message": said}
+    if fields.keys() == COULD_NOT_DISPATCH:
+        fields = _mapping(fields["Output"])
     kind = name or (_text(fields.get("__type")) or "").rpartition("#")[2] or None
     status, again = EXCEPTIONS.get(kind[0].lower() + kind[1:], (None, None)) if kind else (None, None)
     original = fields.get("originalStatusCode")

@@ -11,8 +11,9 @@ Four things need thought.
 
 * **Parts** (`Parts`). A chunk's parts follow those that came, and nothing numbers them. Stretches of text of the same
   kind (answer or thought) are one part in the whole. A signed part stays by itself, because the signature must be
-  sent back on the very part it came on. Any other part is whole and is never joined. A part with an empty text and
-  nothing else only carries a chunk's finish reason or metadata, and says nothing itself.
+  sent back on the very part it came on. Bare samples of speech come in stretches too, and are one part. Any other part
+  is whole and is never joined. A part with an empty text and nothing else only carries a chunk's finish reason or
+  metadata, and says nothing itself. A transcript (`audioTranscription`) may have its text beside it or only in it.
 * **Function calls** (`Call`, `Arguments`) come whole, or on Vertex argument by argument: `partialArgs` name a place by
   JSON path and bring a value, a string possibly in pieces. `willContinue` says that the call goes on; an empty
   `functionCall` ends it. The whole has `args`, as if unstreamed; a call that was cut off keeps its `willContinue`.
@@ -39,7 +40,7 @@ from streamfold.wire.gemini_dump import CLIENT_ONLY, as_on_wire, is_dump
 from streamfold.wire.gemini_interactions import Interaction, is_event, is_interaction, view_interaction
 from streamfold.wire.gemini_metadata import Gathered, Grounding, Usage, objects_in
 from streamfold.wire.gemini_parts import Parts, is_text
-from streamfold.wire.gemini_view import BLOCK_REASONS, FINISH_REASONS, enum_name, view_response
+from streamfold.wire.gemini_view import BLOCK_REASONS, FINISH_REASONS, enum_name, text_of, view_response
 from streamfold.wire.pings import is_ping
 
 __all__ = ["Gemini"]
@@ -77,6 +78,9 @@ KNOWN = frozenset({
 TELLTALES: Final = ("candidates", "usageMetadata", "usage_metadata", "promptFeedback", "prompt_feedback")
 """Fields by which a chunk is known, as on the wire and as clients dump it."""
 
+CONTINUATION: Final = "CONTINUATION"
+"""The finish reason of an answer that goes on: in another request, which Google's client makes by itself."""
+
 GROWING: Final = ("groundingMetadata", "citationMetadata", "urlContextMetadata", "logprobsResult")
 """Fields of a candidate that a second copy of the same chunk could add to."""
 
@@ -97,7 +101,7 @@ class Gemini(Fold):
         self._candidates: dict[int, Fields] | None = None
         self._finishes: set[int] = set()
         self._rounds: set[int] = set()
-        """Candidates that were said to have finished while a tool of Google's had still to run."""
+        """Candidates that were said to have finished while a tool had still to run, or that may go on."""
         self._interaction: Interaction | None = None
         self.ends_with_finish = True
 
@@ -124,7 +128,8 @@ class Gemini(Fold):
             interaction = self._interaction = Interaction()
             if self.full:
                 interaction.close()
-        flags = CHUNK | (interaction.add(event) if is_event(event) else interaction.take(event))
+        # A bare interaction is the whole answer, also if Google is still at work on it (`background`).
+        flags = CHUNK | (interaction.add(event) if is_event(event) else interaction.take(event, last=True))
         self.ended = self.ended or interaction.ended
         self.finished = self.finished or interaction.ended
         if interaction.error is not None and self.error is None:
@@ -201,6 +206,8 @@ class Gemini(Fold):
             if _awaits_a_result(content):
                 self._rounds.add(index)
                 self.ends_with_finish = False
+            elif candidate["finishReason"] == CONTINUATION:
+                self._rounds.add(index)
         self.finished = self._finishes.issuperset(self._candidates)
         return flags
 
@@ -244,7 +251,7 @@ class Gemini(Fold):
         out = out or {}
         out.pop("error", None)
         if self._candidates is not None:
-            out["candidates"] = [self._candidates[index].value() or {} for index in sorted(self._candidates)]
+            out["candidates"] = [_settled(self._candidates[index].value() or {}) for index in sorted(self._candidates)]
         return {**out, **unknown}
 
     def envelope(self) -> Fields:
@@ -292,6 +299,13 @@ def _is_envelope(event: JSON, inner: JSON) -> bool:
     return event.keys().isdisjoint(KNOWN - {"error"}) and not inner.keys().isdisjoint(KNOWN)
 
 
+def _settled(candidate: JSON) -> JSON:
+    """Without the token to go on with from an earlier chunk, if the answer has ended for good."""
+    if enum_name(candidate.get("finishReason"), FINISH_REASONS) not in (None, CONTINUATION):
+        candidate.pop("continuationToken", None)
+    return candidate
+
+
 def _awaits_a_result(content: Any) -> bool:
     """Whether the last part asks a tool that runs at Google's for its result, which comes in the same stream."""
     parts = content.get("parts") if isinstance(content, Mapping) else None
@@ -323,9 +337,10 @@ def _brings(parts: Any) -> int:
     """What the model put out in these parts."""
     flags = 0
     for part in objects_in(parts):
-        if isinstance(part.get("text"), str):
-            if part["text"]:
-                flags |= OUTPUT if part.get("thought") else OUTPUT | CONTENT
+        if text_of(part):
+            flags |= OUTPUT if part.get("thought") else OUTPUT | CONTENT
+        elif isinstance(part.get("text"), str) and "audioTranscription" not in part:
+            continue
         elif part.get("inlineData") or part.get("fileData"):
             flags |= OUTPUT if part.get("thought") else OUTPUT | CONTENT
         elif any(value for key, value in part.items() if key not in ("thought", "thoughtSignature")):

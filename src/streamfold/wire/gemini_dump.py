@@ -28,14 +28,15 @@ RESPELLED: Final = frozenset({
     "finish_reason", "finish_message", "safety_ratings", "grounding_metadata", "citation_metadata", "token_count",
     "url_context_metadata", "avg_logprobs", "logprobs_result",
     "function_call", "function_response", "inline_data", "file_data", "thought_signature", "executable_code",
-    "code_execution_result", "tool_call", "tool_response", "video_metadata",
+    "code_execution_result", "tool_call", "tool_response", "video_metadata", "audio_transcription",
+    "continuation_token",
 })  # fmt: skip
 """Names of a chunk, a candidate or a part that have an underscore in a dump only."""
 
 FREE: Final = frozenset({"args", "response", "partMetadata"})
 """Fields of a part whose value is anybody's JSON."""
 
-BINARY: Final = frozenset({"thoughtSignature", "data"})
+BINARY: Final = frozenset({"thoughtSignature", "data", "continuationToken", "sdkBlob"})
 """Fields that are bytes."""
 
 STANDARD: Final = str.maketrans("-_", "+/")

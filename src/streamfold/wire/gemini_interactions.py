@@ -31,7 +31,7 @@ __all__ = ["Interaction", "is_event", "is_interaction", "view_interaction"]
 
 INTERACTION = Record(
     id=Identity, model=Identity, object=Word, status=Latest, created=First, updated=Latest, usage=Merge,
-    steps=Skip, outputs=Skip,
+    steps=Skip, outputs=Skip, continuation_token=Skip,
 )  # fmt: skip
 PART = Record(type=Word, text=Text, data=Base64, annotations=Extend)
 
@@ -152,12 +152,14 @@ STEP = Record(
 class Interaction:
     """A growing `Interaction`."""
 
-    __slots__ = ("_by_index", "_counted", "_shut", "_steps", "_whole", "ended", "error", "top")
+    __slots__ = ("_by_index", "_counted", "_shut", "_steps", "_token", "_whole", "ended", "error", "top")
 
     def __init__(self) -> None:
         self.top: Fields = INTERACTION()
         self.error: Any = None
         self.ended = False
+        self._token: JSON = {}
+        """With it a client can go on. It comes while the stream goes on, lest it be cut; the last event settles it."""
         self._steps: bool | None = None  # whether the list is called `steps`; None while there is none
         self._by_index: dict[int, Fields] = {}
         self._counted: JSON = {}
@@ -185,15 +187,16 @@ class Interaction:
             return self._grow(index, object_in(event.get("delta")), steps)
         return 0
 
-    def take(self, interaction: JSON) -> int:
-        """Takes a whole interaction, and says what is in it."""
+    def take(self, interaction: JSON, *, last: bool = False) -> int:
+        """Takes a whole interaction, and says what is in it. `last`: nothing comes after it."""
         self.top.add({key: value for key, value in interaction.items() if key not in ("steps", "outputs")})
-        if interaction.get("status") not in ENDS:
+        if not last and interaction.get("status") not in ENDS:
+            self._token = _token(interaction) or self._token
             return 0
-        self.ended = True
-        if interaction["status"] == "failed" and self.error is None:
-            self.error = next(iter(objects_in(interaction.get("errors"))), {"type": "failed"})
+        self.ended, self._token = True, _token(interaction)
         self._whole = {key: interaction[key] for key in ("steps", "outputs") if interaction.get(key)}
+        if interaction.get("status") == "failed" and self.error is None:
+            self.error = self._failure(interaction)
         message = _message(self._whole)
         return (OUTPUT | CONTENT if message.content else 0) | (OUTPUT if message != ChatMessage() else 0)
 
@@ -221,7 +224,8 @@ class Interaction:
             out["usage"] = self._counted
         if out.get("id") == "":  # an interaction that is not stored has none, but for its events
             del out["id"]
-        return {**out, **self._whole}
+        out.pop("continuation_token", None)
+        return {**out, **self._token, **self._whole}
 
     def texts_of_arguments(self) -> list[str | None]:
         """The arguments of each function call as they were sent, in order; None where they were an object."""
@@ -235,15 +239,20 @@ class Interaction:
 
     def _add_interaction(self, event: JSON) -> int:
         said = event.get("interaction")
+        last = event["event_type"] in LAST and object_in(said).get("status") not in ALIVE
         if isinstance(said, dict):
-            flags = self.take(said)
-        else:
-            flags = 0
-            status = {"id": event.get("interaction_id"), "status": event.get("status")}
-            self.top.add({key: value for key, value in status.items() if value})
-        if event["event_type"] in LAST and object_in(said).get("status") not in ALIVE:
-            self.ended = True
-        return flags
+            return self.take(said, last=last)
+        status = {"id": event.get("interaction_id"), "status": event.get("status")}
+        self.top.add({key: value for key, value in status.items() if value})
+        self._token = _token(event) or self._token
+        self.ended = self.ended or last
+        return 0
+
+    def _failure(self, interaction: Mapping[str, Any]) -> Any:
+        """Why the interaction failed: what it says itself, else what the newest step says that failed."""
+        steps = [step.value() for step in self._by_index.values()]
+        failed = [error for step in reversed(steps) if isinstance(error := object_in(step).get("error"), dict)]
+        return next(iter([*objects_in(interaction.get("errors")), *failed]), {"type": "failed"})
 
     def _start(self, index: int, said: Mapping[str, Any]) -> int:
         step = self._step(index)
@@ -286,6 +295,11 @@ class Interaction:
         if step is None and not self._shut:
             step = self._by_index[index] = STEP()
         return step
+
+
+def _token(fields: Mapping[str, Any]) -> JSON:
+    """The field with which a client can go on, if it is there."""
+    return {key: fields[key] for key in ("continuation_token",) if key in fields}
 
 
 def _said(fields: Mapping[str, Any]) -> JSON:

@@ -9,12 +9,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from streamfold.growth import Extend, First, Record, Skip, Text
+from streamfold.growth import Base64, Extend, First, Record, Skip, Text
 from streamfold.types import (
     JSON,
 )
 
-__all__ = ["Call", "Parts", "is_text"]
+__all__ = ["Call", "Parts", "is_raw_sound", "is_text"]
 
 MAX_DEPTH: Final = 64
 """Steps of a JSON path that are followed; arguments of a real tool are not nested deeper."""
@@ -199,6 +199,43 @@ class TextPart:
         self.text.close()
 
 
+RAW_SOUND: Final = ("audio/l16", "audio/pcm", "audio/alaw", "audio/mulaw")
+"""Beginnings of the types of sound that has no header, so that any stretch of it can follow any other."""
+
+
+def is_raw_sound(mime: Any) -> bool:
+    """Whether a type is one of bare samples."""
+    return isinstance(mime, str) and mime.lower().startswith(RAW_SOUND)
+
+
+class SoundPart:
+    """Consecutive stretches of bare samples of one type."""
+
+    __slots__ = ("_data", "mime")
+
+    def __init__(self, mime: str) -> None:
+        self.mime = mime
+        self._data = Base64()
+
+    def add(self, data: str) -> None:
+        self._data.add(data)
+
+    def value(self) -> JSON:
+        return {"inlineData": {"mimeType": self.mime, "data": self._data.value() or ""}}
+
+    def close(self) -> None:
+        self._data.close()
+
+
+def _samples(part: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Type and base64 of a part that is bare samples and nothing else."""
+    blob = part.get("inlineData")
+    if len(part) != 1 or not isinstance(blob, Mapping) or blob.keys() != {"mimeType", "data"}:
+        return None
+    mime, data = blob["mimeType"], blob["data"]
+    return (mime, data) if is_raw_sound(mime) and isinstance(data, str) and data else None
+
+
 PART = Record(functionCall=Skip, thoughtSignature=First)
 CALL = Record(name=First, id=First, partialArgs=Skip, args=Skip, willContinue=Skip)
 
@@ -260,7 +297,7 @@ class Parts:
     __slots__ = ("_blank", "_by_id", "_items", "_null", "_open", "_shut", "_whole", "last_call", "late_call", "odd")
 
     def __init__(self) -> None:
-        self._items: list[TextPart | Call | Any] = []
+        self._items: list[TextPart | SoundPart | Call | Any] = []
         self._blank: JSON | None = None
         self._by_id: dict[str, Call] = {}
         self._whole: dict[str, JSON] = {}  # parts with a call that came in one piece, by its id
@@ -289,6 +326,8 @@ class Parts:
                 self._add_text(part)
             elif isinstance(call := part.get("functionCall"), Mapping):
                 self._add_call(part, call)
+            elif (samples := _samples(part)) is not None:
+                self._add_sound(*samples)
             else:
                 self._append(dict(part))
 
@@ -307,6 +346,14 @@ class Parts:
             self._append(last)
         if not self._shut:
             last.text.add(part["text"])
+
+    def _add_sound(self, mime: str, data: str) -> None:
+        last = self._items[-1] if self._items else None
+        if not isinstance(last, SoundPart) or last.mime != mime:
+            last = SoundPart(mime)
+            self._append(last)
+        if not self._shut:
+            last.add(data)
 
     def last_text(self) -> TextPart | None:
         """The part that more text of its kind would be added to."""
@@ -377,13 +424,17 @@ class Parts:
             return None
         if not self._items and self._blank is not None:
             return [dict(self._blank)]
-        return [item.value() if isinstance(item, TextPart | Call) else item for item in self._items]
+        return [item.value() if isinstance(item, GROWING) else item for item in self._items]
 
     def close(self) -> None:
         self._shut = True
         for item in self._items:
-            if isinstance(item, TextPart | Call):
+            if isinstance(item, GROWING):
                 item.close()
+
+
+GROWING: Final = (TextPart, SoundPart, Call)
+"""Parts of which more may come."""
 
 
 def _is_whole(call: Mapping[str, Any]) -> bool:

@@ -22,9 +22,10 @@ from streamfold.types import (
     ToolCall,
 )
 from streamfold.wire.gemini_metadata import object_in, objects_in
+from streamfold.wire.gemini_parts import is_raw_sound
 from streamfold.wire.usage import count
 
-__all__ = ["BLOCK_REASONS", "FINISH_REASONS", "enum_name", "token_usage", "view_response"]
+__all__ = ["BLOCK_REASONS", "FINISH_REASONS", "enum_name", "text_of", "token_usage", "view_response"]
 
 FINISH_REASONS: Final = (
     "", "STOP", "MAX_TOKENS", "SAFETY", "RECITATION", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII",
@@ -40,7 +41,7 @@ MODALITIES: Final = ("", "TEXT", "IMAGE", "VIDEO", "AUDIO", "DOCUMENT")
 
 FILTERED: Final = frozenset({
     "SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY", "IMAGE_RECITATION",
-    "IMAGE_PROHIBITED_CONTENT", "MODEL_ARMOR", "JAILBREAK",
+    "IMAGE_PROHIBITED_CONTENT", "MODEL_ARMOR", "JAILBREAK", "ESCALATION",
 })  # fmt: skip
 
 FINISHES: Final = {"STOP": "stop", "MAX_TOKENS": "length", **dict.fromkeys(FILTERED, "content_filter")}
@@ -102,8 +103,8 @@ def _message(candidate: Mapping[str, Any]) -> ChatMessage:
     calls = [(part, call) for part in parts if isinstance(call := part.get("functionCall"), Mapping)]
     return ChatMessage(
         role="assistant" if role == "model" else role if isinstance(role, str) else None,
-        content=_joined(part["text"] for part in parts if _speaks(part) and not part.get("thought")),
-        reasoning=_joined(part["text"] for part in parts if _speaks(part) and part.get("thought")),
+        content=_joined(text_of(part) for part in parts if not part.get("thought")),
+        reasoning=_joined(text_of(part) for part in parts if part.get("thought")),
         audio=_audio(parts),
         tool_calls=[_tool_call(part, call, place) for place, (part, call) in enumerate(calls)] or None,
         annotations=_annotations(candidate) or None,
@@ -111,13 +112,17 @@ def _message(candidate: Mapping[str, Any]) -> ChatMessage:
     )
 
 
-def _speaks(part: Mapping[str, Any]) -> bool:
-    return isinstance(part.get("text"), str)
+def text_of(part: Mapping[str, Any]) -> str | None:
+    """The text of a part. A transcript has it beside it, or only in it."""
+    text = part.get("text")
+    if not text and isinstance(heard := object_in(part.get("audioTranscription")).get("text"), str):
+        return heard
+    return text if isinstance(text, str) else None
 
 
-def _joined(texts: Iterable[str]) -> str | None:
+def _joined(texts: Iterable[str | None]) -> str | None:
     """The texts as one, or None if there were none (which is not an empty text)."""
-    found = list(texts)
+    found = [text for text in texts if text is not None]
     return "".join(found) if found else None
 
 
@@ -159,7 +164,7 @@ def _audio(parts: list[Mapping[str, Any]]) -> MessageAudio | None:
     if not found:
         return None
     mime = found[0][0]
-    if not mime.lower().startswith(("audio/l16", "audio/pcm")):
+    if not is_raw_sound(mime):
         return MessageAudio(data=found[0][1])
     whole = Base64()
     for other, data in found:
@@ -187,6 +192,9 @@ def _annotations(candidate: Mapping[str, Any]) -> list[JSON]:
             source = object_in(chunk.get(kind))
             if source.get("uri"):
                 found.append(_citation(source, ()))
+        picture = object_in(chunk.get("image"))
+        if picture.get("sourceUri"):
+            found.append(_citation({**picture, "uri": picture["sourceUri"]}, ()))
     metadata = object_in(candidate.get("citationMetadata"))
     for source in objects_in(metadata.get("citationSources")) + objects_in(metadata.get("citations")):
         found.append(_citation(source, (("startIndex", "start_index"), ("endIndex", "end_index"))))

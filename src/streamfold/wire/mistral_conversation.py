@@ -290,7 +290,9 @@ def view_conversation(response: JSON, data: AccumulatedData) -> None:
     said = [entry for entry in outputs if entry.get("type") == "message.output"]
     calls = [entry for entry in outputs if entry.get("type") == "function.call"]
     if said or calls:
-        data.output_message = _joined_message([chat_message(entry) for entry in said], calls)
+        parts = [part for entry in said for part in objects(entry.get("content"))]
+        sources = [_citation(part) for part in parts if part.get("type") == "tool_reference" and part.get("url")]
+        data.output_message = _joined_message([chat_message(entry) for entry in said], calls, sources)
         data.tool_calls = data.output_message.tool_calls
     identity = response.get("conversation_id")
     data.response_id = identity if isinstance(identity, str) and identity else None
@@ -298,13 +300,19 @@ def view_conversation(response: JSON, data: AccumulatedData) -> None:
     data.response_model = models[-1] if models else None
 
 
-def _joined_message(messages: list[ChatMessage], calls: list[JSON]) -> ChatMessage:
+def _citation(part: Mapping[str, Any]) -> JSON:
+    """What a tool of Mistral's found, as OpenAI's URL citation."""
+    return {"type": "url_citation", "url_citation": {key: part[key] for key in ("url", "title") if part.get(key)}}
+
+
+def _joined_message(messages: list[ChatMessage], calls: list[JSON], sources: list[JSON]) -> ChatMessage:
     roles = [message.role for message in messages if message.role]
     return ChatMessage(
         role=roles[0] if roles else None,
         content=_joined([message.content for message in messages]),
         reasoning=_joined([message.reasoning for message in messages]),
         tool_calls=[_function_call(call, place) for place, call in enumerate(calls)] or None,
+        annotations=sources or None,
     )
 
 
