@@ -123,6 +123,7 @@ def test_what_tgi_says(format, error, kind, status, again):
         ({"error": True, "message": "Slow down"}, None, None),
         ({"error": "Slow down", "code": 429}, None, 429),
         ({"error": {"message": "Slow down"}, "status_code": 429}, None, 429),
+        ({"error": "Slow down", "code": "Out of credits"}, "Out of credits", None),
     ],
     ids=[
         "watsonx",
@@ -137,6 +138,7 @@ def test_what_tgi_says(format, error, kind, status, again):
         "a flag",
         "a text with a status",
         "a status beside",
+        "xAI",
     ],
 )
 def test_an_error_without_the_word(said, code, status):
@@ -146,6 +148,12 @@ def test_an_error_without_the_word(said, code, status):
     assert (data.status, data.output_message.content) == ("error", "High")
     assert (data.error_details.code, data.error_details.message) == (code, "Slow down")
     assert data.error_details.status_code == status
+
+
+def test_a_null_that_was_written_as_a_word():
+    """LiteLLM writes the nulls of its errors as `None`, which is no type and no parameter."""
+    said = error_details({"message": "Slow down", "type": "None", "param": "None", "code": "429"})
+    assert (said.type, said.param, said.code, said.status_code) == (None, None, "429", 429)
 
 
 def test_what_failed_beside_an_answer_is_no_error_of_it():

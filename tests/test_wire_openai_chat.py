@@ -574,6 +574,25 @@ MESSAGES = [
         [{"content": each, "content_list": [{"type": "text", "text": each}], "text": each} for each in ("An", "swer")],
         {"content": "Answer", "content_list": [{"type": "text", "text": "Answer"}], "text": "Answer"},
     ),
+    (
+        "Snowflake's tool calls",
+        [
+            {"type": "text", "content": "Lo", "content_list": [{"type": "text", "text": "Lo"}]},
+            {"type": "tool_use", "tool_use_id": "a", "content_list": [{"tool_use_id": "a", "name": "f"}]},
+            {"type": "tool_use", "input": '{"a"', "content_list": [{"input": '{"a"'}]},
+            {"type": "tool_use", "input": ": 1}", "content_list": [{"input": ": 1}"}]},
+            {"type": "tool_use", "tool_use_id": "b", "name": "g"},
+            {"type": "tool_use", "input": '{"b"'},
+        ],
+        {
+            "content": "Lo",
+            "content_list": [
+                {"type": "text", "text": "Lo"},
+                {"type": "tool_use", "tool_use": {"tool_use_id": "a", "name": "f", "input": {"a": 1}}},
+                {"type": "tool_use", "tool_use": {"tool_use_id": "b", "name": "g", "input": '{"b"'}},
+            ],
+        },
+    ),
     ("an empty list is no part", [{"content": "a"}, {"content": []}], {"content": "a"}),
     (
         "details by type",
@@ -602,6 +621,143 @@ MESSAGES = [
                 {"type": "thinking", "thinking": "b"},
             ]
         },
+    ),
+    (
+        "thoughts that are not shown",
+        [{"thinking_blocks": [{"type": "thinking", "thinking": "", "signature": each}]} for each in ("s", "t", "t")],
+        {
+            "thinking_blocks": [
+                {"type": "thinking", "thinking": "", "signature": "s"},
+                {"type": "thinking", "thinking": "", "signature": "t"},
+            ]
+        },
+    ),
+    (
+        "redacted thoughts",
+        [{"thinking_blocks": [{"type": "redacted_thinking", "data": each}]} for each in ("eA", "eB", "eB")],
+        {"thinking_blocks": [{"type": "redacted_thinking", "data": "eA"}, {"type": "redacted_thinking", "data": "eB"}]},
+    ),
+    (
+        "LiteLLM's second copies",
+        [
+            {"provider_specific_fields": {"refusal": None, "thinking_blocks": [{"type": "thinking", **each}]}}
+            for each in ({"thinking": "Ti"}, {"thinking": "des?"}, {"thinking": "", "signature": "s"})
+        ],
+        {
+            "provider_specific_fields": {
+                "refusal": None,
+                "thinking_blocks": [{"type": "thinking", "thinking": "Tides?", "signature": "s"}],
+            }
+        },
+    ),
+    (
+        "LiteLLM's lists",
+        [
+            {"provider_specific_fields": {"citation": {"cited_text": "a"}, "thought_signatures": ["s"], "x": 1}},
+            {"provider_specific_fields": {"citation": {"cited_text": "b"}, "thought_signatures": ["t"], "x": 2}},
+        ],
+        {
+            "provider_specific_fields": {
+                "citation": [{"cited_text": "a"}, {"cited_text": "b"}],
+                "thought_signatures": ["s", "t"],
+                "x": 2,
+            }
+        },
+    ),
+    (
+        "Portkey's blocks",
+        [
+            {"content_blocks": [{"index": 0, "delta": {"thinking": "", "signature": ""}}]},
+            {"content_blocks": [{"index": 0, "delta": {"thinking": "Ti"}}]},
+            {"content_blocks": [{"index": 0, "delta": {"thinking": "des?"}}]},
+            {"content_blocks": [{"index": 0, "delta": {"signature": "Ux"}}]},
+            {"content_blocks": [{"index": 1, "delta": {"data": "eA"}}]},
+            {"content": "", "content_blocks": [{"index": 2, "delta": {"text": "", "citations": []}}]},
+            {"content": "Lo", "content_blocks": [{"index": 2, "delta": {"text": "Lo"}}]},
+            {"content": "w.", "content_blocks": [{"index": 2, "delta": {"text": "w."}}]},
+            {"content_blocks": [{"index": 2, "delta": {"citation": {"cited_text": "low"}}}]},
+            {"content_blocks": [{"index": 3, "delta": {}}]},
+        ],
+        {
+            "content_blocks": [
+                {"type": "thinking", "thinking": "Tides?", "signature": "Ux"},
+                {"type": "redacted_thinking", "data": "eA"},
+                {"type": "text", "text": "Low.", "citations": [{"cited_text": "low"}]},
+            ],
+            "content": "Low.",
+        },
+    ),
+    (
+        "blocks that are no deltas",
+        [{"content_blocks": [{"type": "text", "text": "a"}]}, {"content_blocks": [{"type": "text", "text": "ab"}]}],
+        {"content_blocks": [{"type": "text", "text": "ab"}]},
+    ),
+    (
+        "TensorZero's extra content",
+        [
+            {"tensorzero_extra_content": [{"type": "thought", "insert_index": 0, "id": "0", **each}]}
+            for each in (
+                {"summary_id": "0", "summary_text": "Ti"},
+                {"summary_id": "0", "summary_text": "des"},
+                {"summary_id": "1", "summary_text": "Sea"},
+                {"text": "Low?"},
+                {"text": "", "signature": "s"},
+            )
+        ]
+        + [{"tensorzero_extra_content": [{"type": "unknown", "insert_index": 2, "data": {"a": 1}}]}],
+        {
+            "tensorzero_extra_content": [
+                {
+                    "type": "thought",
+                    "insert_index": 0,
+                    "summary": [{"type": "summary_text", "text": "Tides"}, {"type": "summary_text", "text": "Sea"}],
+                    "text": "Low?",
+                    "signature": "s",
+                },
+                {"type": "unknown", "insert_index": 2, "data": {"a": 1}},
+            ]
+        },
+    ),
+    (
+        "a signature beside the reasoning",
+        [
+            {"reasoning_content": {"text": "Ti"}},
+            {"reasoning_content": {"text": "des?", "signature": ""}},
+            {"reasoning_content": {"text": "", "signature": "s"}},
+        ],
+        {"reasoning_content": {"text": "Tides?", "signature": "s"}},
+    ),
+    (
+        "reasoning by other names",
+        [
+            {"thinking_content": "a", "thoughts": "c", "reasoning_summary": "e", "cot_summary": "g"},
+            {"thinking_content": "b", "thoughts": "d", "reasoning_summary": "f", "cot_summary": "h"},
+        ],
+        {"thinking_content": "ab", "thoughts": "cd", "reasoning_summary": "ef", "cot_summary": "gh"},
+    ),
+    (
+        "Gemini's marks on a message",
+        [
+            {"content": "a", "extra_content": {"google": {"thought": True}}},
+            {"content": "b", "extra_content": {"google": {"thought_signature": "s"}}},
+        ],
+        {"content": "ab", "extra_content": {"google": {"thought": True, "thought_signature": "s"}}},
+    ),
+    (
+        "citations of a delta",
+        [{"citations": [{"u": 1}]}, {"citations": [{"u": 2}]}, {"citations": [{"u": 2}]}],
+        {"citations": [{"u": 1}, {"u": 2}]},
+    ),
+    ("sound in hexadecimal", [{"audio_content": "4944"}, {"audio_content": "33"}], {"audio_content": "494433"}),
+    (
+        "arguments that are an object",
+        [{"function_call": {"name": "f", "arguments": {"a": 1}}}],
+        {"function_call": {"name": "f", "arguments": {"a": 1}}},
+    ),
+    (
+        "an object, then text",
+        [{"function_call": {"name": "f", "arguments": {"a": 1}}}, {"function_call": {"arguments": " "}}],
+        {"function_call": {"name": "f", "arguments": '{"a":1} '}},
     ),
     (
         "annotations again",
@@ -640,6 +796,37 @@ def test_reasoning_is_said_once():
     part = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Th"}]}
     parts = viewed({"choices": [{"message": {"content": [part, {"type": "text", "text": "a"}]}}]}).output_message
     assert (parts.reasoning, parts.content) == ("Th", "a")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"content_blocks": [{"type": "thinking", "thinking": "Th"}, {"type": "text", "text": "a"}]},
+        {"tensorzero_extra_content": [{"type": "thought", "insert_index": 0, "text": "Th"}]},
+        {"reasoning_content": {"text": "Th", "signature": "s"}},
+        {"thinking_content": "Th"},
+        {"cot_summary": "Th"},
+    ],
+    ids=lambda told: next(iter(told)),
+)
+def test_reasoning_is_found_wherever_it_is_told(told):
+    """The record says the reasoning, and no other text, however a server names or wraps it."""
+    assert viewed({"choices": [{"message": told}]}).output_message.reasoning == "Th"
+
+
+def test_calls_in_a_content_list_are_read():
+    """Snowflake lists a tool call among the parts of the content; the record has it like any other."""
+    part = {"type": "tool_use", "tool_use": {"tool_use_id": "x", "name": "f", "input": {"a": 1}}}
+    (found,) = viewed({"choices": [{"message": {"content_list": [{"type": "text"}, part]}}]}).tool_calls
+    assert (found.id, found.function.name, found.function.arguments) == ("x", "f", WHOLE)
+    assert found.arguments_complete
+
+
+def test_an_argument_object_is_read_as_text():
+    """What a server sends as an object is one unstreamed too (GigaChat); the record has its text."""
+    response = folded(delta({"function_call": {"name": "f", "arguments": {"a": 1}}}, "function_call")).response()
+    assert viewed(response).output_message.function_call.arguments == WHOLE
+    assert calls(call({"a": 1}, id="x", name="f")) == [("x", "f", WHOLE)]
 
 
 def test_logprobs():
@@ -756,6 +943,8 @@ def test_choices_by_any_name():
         ([None, "length", None], "length"),
         (["stop", "stop"], "stop"),
         (["stop", ""], "stop"),
+        (["null", "null", "stop"], "stop"),
+        (["null"], None),
         ([None], None),
         ([""], ""),
     ],
@@ -765,6 +954,7 @@ def test_finish_reasons(finishes, wanted):
     fold = folded(*[delta({"content": "a"}, finish) for finish in finishes])
     assert fold.response()["choices"][0]["finish_reason"] == wanted
     assert viewed(fold.response()).raw_finish_reason == (wanted or None)
+    assert fold.finished == bool(wanted)
 
 
 @pytest.mark.parametrize(
@@ -777,6 +967,12 @@ def test_finish_reasons(finishes, wanted):
         ("sensitive", "content_filter"),
         ("tool_use", "tool_calls"),
         ("tool_call", "tool_calls"),
+        ("tool-calls", "tool_calls"),
+        ("content-filter", "content_filter"),
+        ("COMPLETE", "stop"),
+        ("max_output_tokens", "length"),
+        ("RECITATION", "content_filter"),
+        ("guardrail_intervened", "content_filter"),
         ("error", None),
         ("insufficient_system_resource", None),
         ("", None),
@@ -891,6 +1087,16 @@ def test_a_quoted_end_is_an_end():
     assert (fold.ended, fold.malformed) == (True, 0)
 
 
+def test_chunks_encoded_twice():
+    """A proxy that encodes what is JSON already sends chunks as strings; another string is no chunk."""
+    fold = OpenAIChat()
+    for text in ("Lo", "w."):
+        fold.add(msgspec.json.encode(json.dumps(delta({"content": text}))))
+    assert fold.response()["choices"][0]["message"] == {"content": "Low."}
+    fold.add(b'"{"')
+    assert (fold.chunks, fold.malformed, fold.anomalies) == (2, 1, ["unexpected_json"])
+
+
 def test_whole_responses():
     """A whole response in the place of chunks ends the stream; a chunk that only claims to be whole does not."""
     whole = {
@@ -931,6 +1137,25 @@ TOTALS = [
     (
         {"prompt_tokens": 10, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 30}},
         (10, 35, 45, "derived"),
+    ),
+    (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "total_tokens": 115,
+            "cache_read_input_tokens": 80,
+            "cache_creation_input_tokens": 20,
+        },
+        (110, 5, 115, "provider"),
+    ),
+    (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "total_tokens": 95,
+            "prompt_tokens_details": {"cached_tokens": 80},
+        },
+        (90, 5, 95, "provider"),
     ),
     ({"prompt_tokens": -1, "completion_tokens": float("nan"), "total_tokens": 10**40}, (None, None, None, "missing")),
     ({"prompt_tokens": "12", "completion_tokens": 3.0, "total_tokens": True}, (12, 3, 15, "derived")),
@@ -973,6 +1198,20 @@ def test_cached_tokens(usage, cached):
     [
         ({"prompt_tokens_details": {"cached_tokens": 0, "cache_creation_input_tokens": 7}}, 7),
         ({"prompt_tokens": 9, "cache_read_input_tokens": 0, "cache_creation_input_tokens": 7}, 7),
+        (
+            {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 1}, "cache_creation_input_tokens": 7},
+            7,
+        ),
+        (
+            {
+                "prompt_tokens": 2,
+                "completion_tokens": 1,
+                "total_tokens": 13,
+                "cache_read_input_tokens": 3,
+                "cache_creation_input_tokens": 7,
+            },
+            7,
+        ),
         # Anthropic's own convention, in which the prompt tokens do not hold these.
         ({"prompt_tokens": 9, "cache_read_input_tokens": 3, "cache_creation_input_tokens": 7}, None),
         ({"input_tokens": 9, "cache_creation_input_tokens": 7}, None),
@@ -1095,8 +1334,9 @@ ERRORS = [
         lambda n: {"sequence_number": n},
         lambda n: {"prompt_progress": {"total": 40, "processed": n}},
         lambda n: {"stream_options": {"include_usage": True}},
+        lambda n: {"tensorzero_raw_chunk": f'{{"n":{n}}}'},
     ],
-    ids=["Mistral", "OpenAI", "numbers", "llama.cpp", "LiteLLM"],
+    ids=["Mistral", "OpenAI", "numbers", "llama.cpp", "LiteLLM", "TensorZero"],
 )
 def test_fields_of_a_chunk_that_no_response_has(padding):
     """What pads, numbers or announces a chunk is no part of the response, however the bytes were cut."""
@@ -1267,6 +1507,12 @@ KEYS = [
     "system_fingerprint",
     "summary",
     "provider_specific_fields",
+    "content_blocks",
+    "content_list",
+    "tool_use",
+    "tool_use_id",
+    "tensorzero_extra_content",
+    "citations",
     "content_filter_results",
     "unknown",
 ]
@@ -1318,6 +1564,11 @@ DELTA = shaped(
     reasoning=VALUES,
     reasoning_details=VALUES,
     thinking_blocks=VALUES,
+    content_blocks=VALUES,
+    content_list=VALUES,
+    type=st.sampled_from(["text", "tool_use"]),
+    tensorzero_extra_content=VALUES,
+    provider_specific_fields=VALUES,
     audio=shaped(data=VALUES, transcript=VALUES),
     annotations=VALUES,
     images=VALUES,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from openai.types import Completion
 
 import streamfold
+from streamfold.testing import sse
 from streamfold.types import AccumulatedData
 from streamfold.wire.openai_completions import OpenAICompletions
 
@@ -216,8 +217,40 @@ def test_error_inside_the_stream(event, message):
     """An error after some text is an error, and the text stays."""
     fold = folded(chunk("half"), event)
     assert fold.error.message == message
-    assert fold.response()["choices"][0]["text"] == "half"
-    assert "error" not in fold.response()
+    assert fold.response() == chunk("half")
+    fold.add_decoded({"error": {"message": "gone"}})
+    assert fold.error.message == message  # what follows the first error is its consequence
+
+
+def test_a_finish_reason_that_is_none():
+    """The word `null` in the place of a finish reason (DashScope) ends nothing and is no reason."""
+    fold = folded(chunk("a", finish="null"), chunk("b", finish="null"))
+    assert (fold.finished, fold.response()["choices"][0]["finish_reason"]) == (False, None)
+    fold.add_decoded(chunk("", finish="stop"))
+    assert (fold.finished, fold.anomalies) == (True, [])
+    assert fold.response()["choices"] == [{"text": "ab", "index": 0, "finish_reason": "stop"}]
+
+
+def test_padding_is_no_part():
+    """What Cloudflare pads its chunks with is not in the response, however often it changes."""
+    fold = OpenAICompletions()
+    fold.add_all([msgspec.json.encode({**chunk("a"), "p": "abcdefgh"[: n % 8]}) for n in range(40)], None)
+    assert fold.response() == chunk("a" * 40)
+    assert fold.repeat is not None
+
+
+@pytest.mark.parametrize(("last", "completion", "source"), [((), 4, "derived"), ([(3, 9)], 9, "provider")])
+def test_running_usage_of_several_choices(last, completion, source):
+    """Usage told with every chunk of one of several choices counts them all, also if its sum never came."""
+
+    def counted(tokens):
+        return {"usage": {"prompt_tokens": 3, "completion_tokens": tokens, "total_tokens": 3 + tokens}}
+
+    chunks = [{**chunk("x", index), **counted(tokens)} for tokens in (1, 2) for index in (0, 1)]
+    sums = [{**chunk(), "choices": [], **counted(tokens)} for _, tokens in last]
+    usage = streamfold.fold(sse([*chunks, *sums]), format="openai-completions").data.token_usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.source) == (3, completion, source)
+    assert usage.total_tokens == 3 + completion
 
 
 @pytest.mark.parametrize("beside", [{"delta": {"token_id": 40, "content": "so"}}, {}])

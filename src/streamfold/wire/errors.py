@@ -124,10 +124,17 @@ def error_details(error: Any, *, status: int | None = None, beside: Mapping[str,
         status = status if status is not None else _int(error.get("status_code"))
         error = error["error"]
     if not isinstance(error, dict):
-        kind = _text((beside or {}).get("error_type"))
+        beside = beside or {}
+        kind, code = _text(beside.get("error_type")), beside.get("code")
         if status is None:
-            status = _STATUS_OF_TGI.get(kind or "") or _status_in(beside or {})
-        return ErrorDetails(type=kind, message=_message(error), status_code=status, retryable=retryable(status))
+            status = _STATUS_OF_TGI.get(kind or "") or _status_in(beside)
+        return ErrorDetails(
+            type=kind,
+            code=_text(code) if _http(code) is None else None,  # xAI says it in words there
+            message=_message(error),
+            status_code=status,
+            retryable=retryable(status),
+        )
     if "message" not in error and (first := _listed(error)) is not None:
         status = status if status is not None else _int(error.get("status_code"))
         error = first
@@ -195,7 +202,7 @@ def _message(value: Any) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    if value is None or value == "" or isinstance(value, dict | list):
+    if value is None or value in ("", "None") or isinstance(value, dict | list):  # LiteLLM writes its nulls that way
         return None
     return str(value)
 

@@ -14,6 +14,7 @@ more than a finish reason.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from streamfold.growth import (
@@ -37,7 +38,7 @@ from streamfold.growth import (
 )
 from streamfold.types import JSON, AccumulatedData, Choice, ErrorDetails, StreamType
 from streamfold.wire.errors import error_details, error_of
-from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
+from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold, decode
 from streamfold.wire.openai_message import (
     LOGPROBS,
     MESSAGE,
@@ -53,6 +54,7 @@ from streamfold.wire.openai_message import (
     objects,
     of_one_token,
     resent_arguments,
+    snowflake_delta,
 )
 from streamfold.wire.pings import is_ping
 from streamfold.wire.running_usage import RunningUsage
@@ -129,6 +131,8 @@ CHUNK_RECORD = Record(
     sequence_number=Skip,  # of one chunk: a response has none
     prompt_progress=Skip,  # llama.cpp: how much of the prompt has been read
     stream_options=Skip,  # of the request (LiteLLM)
+    tensorzero_raw_chunk=Skip,  # what the provider sent for this one
+    tensorzero_original_chunk=Skip,
     system_fingerprint=Label,
     service_tier=Label,
     error=Latest,
@@ -149,13 +153,25 @@ STREAMED_OBJECTS = ("chat.reasoning", "chat.reasoning.done", "chat.completion.do
 LAST_OBJECTS = ("chat.completion", "chat.completion.done")
 """What the last chunk may call itself: a whole response where a stream was expected, or the end of Perplexity's."""
 
-OF_A_CHUNK = ("obfuscation", "p", "prompt_progress", "sequence_number", "stream_options", "token")
+OF_A_CHUNK = (
+    "obfuscation",
+    "p",
+    "prompt_progress",
+    "sequence_number",
+    "stream_options",
+    "token",
+    "tensorzero_raw_chunk",
+    "tensorzero_original_chunk",
+)
 """Fields of a chunk that no response has."""
 
 MESSAGES = ("delta", "message", "messages")
 """Where a choice may have what it says."""
 
 NUMBERS = (float, int)
+
+GOES_ON = "null"
+"""A finish reason that is none: DashScope's own API says it on every chunk, and servers before it pass it on."""
 
 FAILURES = ("error", "network_error", "insufficient_system_resource", "abort")
 """Finish reasons of an answer that the server could not finish: OpenRouter, Zhipu, DeepSeek, vLLM."""
@@ -233,10 +249,15 @@ class OpenAIChat(Fold):
                 return 0
             cell = self._choices[index] = CHOICE()
         delta = choice.get("delta")
+        if isinstance(delta, dict) and delta.get("type") and ("content_list" in delta or delta["type"] == "tool_use"):
+            delta = snowflake_delta(delta)
+            choice = {**choice, "delta": delta}
         flags = brings(delta) if isinstance(delta, dict) else 0
         if self.finished and flags & CONTENT and cell.said("finish_reason"):
             self.flag("content_after_finish")
         reason = choice.get("finish_reason")
+        if reason == GOES_ON:
+            choice, reason = {**choice, "finish_reason": None}, None
         if reason:
             if isinstance(delta, dict) and not cell.said("finish_reason") and _is_replay(cell, delta):
                 # The protocol says to append it all the same.
@@ -270,9 +291,14 @@ class OpenAIChat(Fold):
             self._running.complete(data.token_usage)
 
     def add_value(self, value: Any, name: str | None) -> int:
-        if value == "[DONE]":  # from a proxy that encodes every payload
-            self.ended = True
-            return 0
+        if isinstance(value, str):  # from a proxy that encodes every payload
+            if value == "[DONE]":
+                self.ended = True
+                return 0
+            with suppress(ValueError, RecursionError):
+                event = decode(value.encode())
+                if isinstance(event, dict):
+                    return self.add_decoded(event, name)
         return super().add_value(value, name)
 
     def _add_helper_event(self, event: JSON) -> int:
@@ -486,22 +512,30 @@ FINISH_REASONS = {
     "normal": "stop",
     "eos": "stop",
     "eos_token": "stop",
+    "complete": "stop",
     "end_turn": "stop",
     "stop_sequence": "stop",
     "max_tokens": "length",
+    "max_output_tokens": "length",
     "model_length": "length",
     "model_context_window_exceeded": "length",
     "tool_use": "tool_calls",
     "tool_call": "tool_calls",
     "sensitive": "content_filter",
     "safety": "content_filter",
+    "recitation": "content_filter",
+    "prohibited_content": "content_filter",
+    "blocklist": "content_filter",
+    "spii": "content_filter",
+    "content_filtered": "content_filter",
+    "guardrail_intervened": "content_filter",
     "refusal": "content_filter",
 }
 
 
 def finish_reason(raw: str | None) -> str | None:
     """OpenAI's word for a finish reason, or None for a word that has no counterpart there."""
-    return FINISH_REASONS.get(raw.lower()) if raw else None
+    return FINISH_REASONS.get(raw.lower().replace("-", "_")) if raw else None
 
 
 def chat_choice(choice: Mapping[str, Any], place: int) -> Choice:

@@ -13,16 +13,17 @@ Writer's older endpoint streams bare `{"value": "text"}` objects, which are text
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from streamfold.growth import Extend, Fields, First, Identity, Latest, Merge, Record, Skip, Text, index_of
 from streamfold.types import JSON, AccumulatedData, ChatMessage, Choice, ErrorDetails, StreamType
 from streamfold.wire.errors import error_details, error_of
 from streamfold.wire.fold import CHUNK, CONTENT, OUTPUT, Fold
-from streamfold.wire.openai_chat import FAILURES, finish_reason
+from streamfold.wire.openai_chat import FAILURES, GOES_ON, finish_reason
 from streamfold.wire.openai_message import of_one_token
 from streamfold.wire.pings import is_ping
+from streamfold.wire.running_usage import RunningUsage
 from streamfold.wire.usage import openai_usage
 
 __all__ = ["OpenAICompletions"]
@@ -100,6 +101,7 @@ COMPLETION = Record(
     model=Identity,
     choices=Skip,  # folded by index, see `_add_choice`
     obfuscation=Skip,  # padding against traffic analysis
+    p=Skip,  # the same, of Cloudflare
     error=Skip,
     error_type=Skip,
     usage=Merge,
@@ -112,23 +114,27 @@ KNOWN = frozenset({"id", "object", "created", "model", "choices", "usage", "syst
 class OpenAICompletions(Fold):
     """Folds `text_completion` chunks into one `text_completion`."""
 
-    __slots__ = ("_choices", "_finishes", "_top")
+    __slots__ = ("_choices", "_finishes", "_running", "_top")
 
     format: ClassVar[str] = "openai-completions"
     stream_type: ClassVar[StreamType] = StreamType.TEXT_COMPLETION
+    noise: ClassVar[tuple[str, ...]] = ("p",)
 
     def __init__(self) -> None:
         super().__init__()
         self._top = COMPLETION()
         self._choices: dict[int, Fields] | None = None
         self._finishes: set[int] = set()
+        self._running: RunningUsage | None = None
 
     def add_event(self, event: JSON, name: str | None = None) -> int:
         if "choices" not in event and is_ping(event, name):
             return 0
         error = error_of(event, name)
         if error is not None:
-            self.error = error_details(error, beside=event)
+            self._fail(error, event)
+            if error is event and self._choices is not None and "choices" not in event:
+                return CHUNK  # its fields are none of the response's
         elif event and event.keys().isdisjoint(KNOWN):
             return self._add_value(event) if isinstance(event.get("value"), str) else self.keep_unknown(event)
         self._top.add(event)
@@ -145,6 +151,9 @@ class OpenAICompletions(Fold):
                 flags |= self._add_choice(choice, place)
             else:
                 self.flag("unexpected_shape")
+        usage = event.get("usage")
+        if usage and isinstance(usage, dict):
+            self._note_usage(choices, usage, flags)
         if len(choices) == 1 and flags & OUTPUT and not self._finishes:
             self._look_for_plain(choices[0])
         return flags
@@ -160,14 +169,16 @@ class OpenAICompletions(Fold):
         flags = OUTPUT | CONTENT if isinstance(text, str) and text else 0
         if any(choice.get(key) for key in REASONING_KEYS):
             flags |= OUTPUT
-        if flags & CONTENT and index in self._finishes and not choice.get("finish_reason"):
-            self.flag("content_after_finish")
         reason = choice.get("finish_reason")
+        if reason == GOES_ON:
+            choice, reason = {**choice, "finish_reason": None}, None
+        if flags & CONTENT and index in self._finishes and not reason:
+            self.flag("content_after_finish")
         if reason:
             self._finishes.add(index)
             self.finished = True
         if choice.get("error"):
-            self.error = error_details(choice["error"])
+            self._fail(choice["error"])
         elif reason and reason in FAILURES and self.error is None:
             self.error = ErrorDetails(type="error", code=reason if reason != "error" else None)
         for key, value in choice.items():
@@ -176,6 +187,23 @@ class OpenAICompletions(Fold):
             else:
                 cell.cell(key).add(value)
         return flags
+
+    def _fail(self, error: Any, beside: JSON | None = None) -> None:
+        """Takes an error. The first one that says anything stays: what follows it is its consequence."""
+        if self.error is None or not self.error.message:
+            self.error = error_details(error, beside=beside)
+
+    def _note_usage(self, choices: Sequence[Any], usage: JSON, flags: int) -> None:
+        if not choices:
+            self._running = None  # usage without a choice is that of all
+        elif len(choices) == 1 and isinstance(choices[0], Mapping):
+            if self._running is None:
+                self._running = RunningUsage()
+            self._running.add(index_of(choices[0].get("index")) or 0, usage, output=bool(flags & OUTPUT))
+
+    def finish_view(self, data: AccumulatedData) -> None:
+        if self._running is not None and data.token_usage is not None:
+            self._running.complete(data.token_usage)
 
     def _choice(self, index: int) -> Fields | None:
         """The choice of that index, opened if need be; None when it would be a new one of a full stream."""
@@ -221,6 +249,7 @@ class OpenAICompletions(Fold):
             return None
         out = out or {}
         out.pop("obfuscation", None)
+        out.pop("p", None)
         out.pop("error", None)
         out.pop("error_type", None)
         if out.get("object") == "completion.chunk":

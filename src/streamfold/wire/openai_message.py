@@ -29,7 +29,9 @@ from streamfold.growth import (
     Union,
     Word,
     index_of,
+    is_empty,
     json_text,
+    merged,
 )
 from streamfold.types import JSON, ChatMessage, FunctionCall, MessageAudio, ToolCall
 from streamfold.wire.fold import CONTENT, OUTPUT
@@ -48,6 +50,7 @@ __all__ = [
     "nameless_calls",
     "objects",
     "resent_arguments",
+    "snowflake_delta",
     "tool_call",
 ]
 
@@ -114,7 +117,19 @@ def _echoed(old: Any, new: Any, depth: int = DEEPEST_ECHO) -> Any:
 class ToolInput(Text):
     """What a tool is given. A server that sends an object instead of its text has sent it whole."""
 
-    __slots__ = ()
+    __slots__ = ("whole",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.whole: JSON | None = None
+        """The object, while it is all that has come. Its text is that of the tool all the same."""
+
+    def add(self, value: Any) -> None:
+        if value is None or value == "" or self._shut:
+            super().add(value)
+            return
+        self.whole = value if isinstance(value, dict) and not self else None
+        super().add(value)
 
     def spelled(self, value: Any) -> str:
         return json_text(value)
@@ -192,6 +207,9 @@ class Prose(Text):
 DEEPEST_TEXT = 16
 """Levels at which text is looked for."""
 
+TEXT_KEYS = ("text", "content", "thinking", "summary")
+"""Where an object that wraps a text has it."""
+
 
 def _texts(value: Any, depth: int = DEEPEST_TEXT) -> Iterator[str]:
     """The strings of a text that is wrapped in objects and lists."""
@@ -201,8 +219,30 @@ def _texts(value: Any, depth: int = DEEPEST_TEXT) -> Iterator[str]:
         for item in value:
             yield from _texts(item, depth - 1)
     elif isinstance(value, dict) and depth:
-        for key in ("text", "content", "thinking", "summary"):
+        for key in TEXT_KEYS:
             yield from _texts(value.get(key), depth - 1)
+
+
+class Reasoning(Prose):
+    """The model's reasoning. A server that wraps it in objects may say more there than text, such as a signature
+    (Envoy on Bedrock); then it stays an object.
+    """
+
+    __slots__ = ("_beside",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._beside: JSON | None = None
+
+    def add(self, value: Any) -> None:
+        if isinstance(value, dict) and not self._shut:
+            beside = {key: item for key, item in value.items() if key not in TEXT_KEYS and not is_empty(item)}
+            self._beside = merged(self._beside, beside or None)
+        super().add(value)
+
+    def value(self) -> Any:
+        text = super().value()
+        return text if self._beside is None else {"text": text, **self._beside}
 
 
 class FunctionPart(Fields):
@@ -228,6 +268,14 @@ class FunctionPart(Fields):
                 cell.add(item)
             else:
                 self.begin(key, item)
+
+    def value(self) -> JSON | None:
+        out = super().value()
+        for key in ("arguments", "input"):
+            cell = self.get(key)
+            if out is not None and isinstance(cell, ToolInput) and cell.whole is not None:
+                out[key] = cell.whole  # unstreamed, such a server sends it as an object too (GigaChat)
+        return out
 
     @property
     def text(self) -> Text | None:
@@ -481,10 +529,16 @@ class Entries:
     """Reasoning in typed entries: a fragment continues the last entry of its index while it is of the same kind.
 
     Some servers number every entry 0, or number none, so a change of type or of a stated id opens a new one. So does
-    text after a signature, which ends its entry.
+    text after a signature, which ends its entry, or another signature: of thoughts that are not shown there is nothing
+    but that. What is redacted comes whole.
     """
 
     __slots__ = ("_entries", "_open", "_shut")
+
+    entry: ClassVar[Record]
+    """How an entry grows."""
+    place: ClassVar[str] = "index"
+    """The field that says which entry is meant."""
 
     def __init__(self) -> None:
         self._entries: list[tuple[int, Fields]] | None = None  # None: nothing but null so far
@@ -503,12 +557,12 @@ class Entries:
                 self._add_entry(self._entries, entry)
 
     def _add_entry(self, entries: list[tuple[int, Fields]], entry: Mapping[str, Any]) -> None:
-        index = index_of(entry.get("index")) or 0
+        index = index_of(entry.get(self.place)) or 0
         current = self._open.get(index)
         if current is None or not _continues(entry, current):
             if self._shut:
                 return
-            current = ENTRY()
+            current = self.entry()
             entries.append((index, current))
             self._open[index] = current
         current.add(entry)
@@ -524,7 +578,78 @@ class Entries:
             entry.close()
 
 
-ENTRY = Record(type=Word, index=First, id=First, text=Prose, summary=Prose, thinking=Prose, data=Echo)
+Entries.entry = Record(type=Word, index=First, id=First, text=Prose, summary=Prose, thinking=Prose, data=Echo)
+
+
+class ExtraContent(Entries):
+    """`tensorzero_extra_content`: thoughts, each with its place among all that the model said.
+
+    A stretch is named by an id, and one of a summary by another; the unstreamed response has neither.
+    """
+
+    __slots__ = ()
+
+    entry = Record(type=Word, insert_index=First, text=Prose, summary=Entries)
+    place = "insert_index"
+
+    def _add_entry(self, entries: list[tuple[int, Fields]], entry: Mapping[str, Any]) -> None:
+        said = {key: item for key, item in entry.items() if key not in ("id", "summary_id", "summary_text")}
+        if entry.get("summary_text"):
+            part = {"type": "summary_text", "id": entry.get("summary_id"), "text": entry["summary_text"]}
+            said["summary"] = [part]
+        super()._add_entry(entries, said)
+
+    def value(self) -> list[JSON] | None:
+        entries = super().value()
+        for entry in entries or ():
+            for part in objects(entry.get("summary")):
+                part.pop("id", None)
+        return entries
+
+
+class Blocks:
+    """`content_blocks` (Portkey): Anthropic's blocks beside the text of them, each delta with the index of its block.
+
+    The deltas have lost their types, which the blocks of an unstreamed response have.
+    """
+
+    __slots__ = ("_cells",)
+
+    def __init__(self) -> None:
+        self._cells = BLOCKS()
+
+    def add(self, value: Any) -> None:
+        if isinstance(value, list):
+            # An empty delta opens or closes a block that is told elsewhere, as a tool call.
+            self._cells.add([block for block in objects(value) if block.get("delta", block)])
+
+    def value(self) -> list[JSON] | None:
+        blocks = self._cells.value()
+        return [_whole_block(block) for block in blocks] if blocks is not None else None
+
+    def close(self) -> None:
+        self._cells.close()
+
+
+BLOCKS = Indexed(
+    Record(
+        index=First,
+        delta=Record(text=Text, thinking=Text, signature=Text, data=Text, citations=Union, citation=Union),
+    )
+)
+
+KINDS_OF_BLOCK = {"thinking": "thinking", "data": "redacted_thinking", "text": "text"}
+"""Types of Anthropic's blocks, by the field that only they have."""
+
+
+def _whole_block(block: JSON) -> JSON:
+    if not isinstance(said := block.get("delta"), dict):
+        return block
+    block = {key: item for key, item in block.items() if key not in ("index", "delta")}
+    if citations := said.pop("citation", None):
+        said["citations"] = [*(said.get("citations") or ()), *citations]
+    kind = next((KINDS_OF_BLOCK[key] for key in said if key in KINDS_OF_BLOCK), None)
+    return {**({"type": kind} if kind else {}), **block, **said}
 
 
 def _continues(entry: Mapping[str, Any], current: Fields) -> bool:
@@ -532,10 +657,12 @@ def _continues(entry: Mapping[str, Any], current: Fields) -> bool:
         new, old = entry.get(key), current.said(key)
         if new and old and new != old:
             return False
+    if entry.get("type") == "redacted_thinking" and current.said("data") not in (None, entry.get("data")):
+        return False
     signature = current.said("signature")
     if not signature or entry.get("signature") == signature:
         return True
-    return not (entry.get("text") or entry.get("thinking"))
+    return not (entry.get("signature") or entry.get("text") or entry.get("thinking"))
 
 
 GROWING_PARTS = ("text", "thinking", "reasoning")
@@ -600,6 +727,59 @@ class Content:
         self.text.close()
 
 
+class ToolUse(Fields):
+    """A tool call among the parts of `content_list` (Snowflake): its id and name first, its input in stretches."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(TOOL_USE)
+
+    def value(self) -> JSON | None:
+        said = super().value() or {}
+        text = said.get("input")
+        if isinstance(text, str) and is_complete_json(text):
+            said["input"] = msgspec.json.decode(text) if text else {}
+        return {"type": "tool_use", "tool_use": said}
+
+
+TOOL_USE = Record(tool_use_id=First, name=First, input=ToolInput)
+
+
+class ContentList(Content):
+    """`content_list`: parts of text, and tool calls in stretches that only the unstreamed response wraps."""
+
+    __slots__ = ()
+
+    def _add_part(self, part: Any) -> None:
+        if not isinstance(part, dict) or "tool_use" in part or part.keys().isdisjoint(TOOL_USE_KEYS):
+            super()._add_part(part)
+            return
+        if self._parts is None:
+            self._parts = []
+        last = self._parts[-1] if self._parts else None
+        identity = part.get("tool_use_id")
+        if not isinstance(last, ToolUse) or (identity and identity != last.said("tool_use_id")):
+            last = ToolUse()
+            self._parts.append(last)
+        last.add({key: item for key, item in part.items() if key != "type"})
+
+
+TOOL_USE_KEYS = ("tool_use_id", "input")
+"""Fields that only a stretch of a tool call has; the first one has the id, the others some input."""
+
+
+def snowflake_delta(delta: JSON) -> JSON:
+    """A delta of Snowflake's without what it says of itself: its type, and a second copy of its part of a tool call."""
+    said = {key: item for key, item in delta.items() if key not in OF_A_TOOL_USE}
+    if delta.get("type") == "tool_use" and not delta.get("content_list"):
+        said["content_list"] = [{key: delta[key] for key in OF_A_TOOL_USE if key in delta}]
+    return said
+
+
+OF_A_TOOL_USE = ("type", "tool_use_id", "name", "input")
+
+
 class Thinking(Content):
     """`thinking` of a part: text, or parts of its own, which hold no further ones."""
 
@@ -611,7 +791,16 @@ class Thinking(Content):
 Content.part = Record(type=Word, text=Text, thinking=Thinking, summary=Entries)
 
 
-REASONING_KEYS = ("reasoning", "reasoning_content", "reasoning_text", "thinking")
+REASONING_KEYS = (
+    "reasoning",
+    "reasoning_content",
+    "reasoning_text",
+    "thinking",
+    "thinking_content",
+    "thoughts",
+    "reasoning_summary",
+    "reasoning_summary_text",
+)
 """Where servers put the model's reasoning: OpenRouter and vLLM, DeepSeek, Copilot, others."""
 
 MESSAGE = Record(
@@ -619,23 +808,36 @@ MESSAGE = Record(
     token_id=Skip,  # of one token (Together): a message has many
     channel=Skip,  # of the model, in which one delta was said (Groq)
     content=Content,
-    content_list=Content,  # the same as parts, and as `text` once more (Snowflake)
+    content_list=ContentList,  # the same as parts, and as `text` once more (Snowflake)
     text=Text,
     refusal=Text,
-    reasoning=Prose,
-    reasoning_content=Prose,
-    reasoning_text=Prose,
-    thinking=Prose,
+    **dict.fromkeys(REASONING_KEYS, Reasoning),
+    cot_summary=Text,
     reasoning_details=Entries,
     reasoning_steps=Union,
     tool_calls=ToolCalls,
     function_call=FunctionPart,
     audio=Record(id=First, data=Base64, transcript=Text, expires_at=Latest),
+    audio_content=Text,  # in hexadecimal digits (MiniMax)
     annotations=Union,
+    citations=Union,
     images=Union,
     executed_tools=Indexed(Record()),
     thinking_blocks=Entries,
-    provider_specific_fields=Merge,
+    content_blocks=Blocks,
+    tensorzero_extra_content=ExtraContent,
+    tensorzero_extra_content_experimental=ExtraContent,
+    extra_content=Merge,
+    provider_specific_fields=Record(  # LiteLLM
+        Merge,
+        refusal=Text,
+        reasoning=Text,
+        reasoning_content=Text,
+        thinking_blocks=Entries,
+        thought_signatures=Union,
+        citations=Union,
+        citation=Union,
+    ),
 )
 
 OF_A_DELTA = ("token_id", "channel")
@@ -712,6 +914,8 @@ def growing_text(delta: Mapping[str, Any], message: Fields) -> tuple[tuple[str |
         cell = message.get(key)
         if _is_nothing(value) or type(cell) in SETTLED:
             continue
+        if type(value) is dict and all(map(_is_nothing, value.values())):
+            continue
         if found is not None:
             return None
         if isinstance(cell, ToolCalls):
@@ -737,14 +941,19 @@ def _growing_arguments(value: Any, calls: ToolCalls) -> tuple[tuple[str | int, .
     return ("tool_calls", 0, "function", "arguments"), text
 
 
-_BRINGS = dict.fromkeys(("content", "refusal", "images"), OUTPUT | CONTENT) | dict.fromkeys(
+_BRINGS = dict.fromkeys(("content", "refusal", "images", "audio_content"), OUTPUT | CONTENT) | dict.fromkeys(
     (
         *REASONING_KEYS,
         "tool_calls",
+        "content_list",
         "function_call",
         "reasoning_details",
         "reasoning_steps",
         "thinking_blocks",
+        "content_blocks",
+        "tensorzero_extra_content",
+        "tensorzero_extra_content_experimental",
+        "cot_summary",
         "executed_tools",
     ),
     OUTPUT,
@@ -771,7 +980,8 @@ def chat_message(message: Any) -> ChatMessage:
     content, reasoning = _content_of(message.get("content"))
     spelled = ["".join(_texts(message.get(key))) for key in REASONING_KEYS]
     audio, function = message.get("audio"), message.get("function_call")
-    calls = [tool_call(call, place) for place, call in enumerate(objects(message.get("tool_calls")))]
+    native = objects(message.get("tool_calls")) or _listed_calls(message.get("content_list"))
+    calls = [tool_call(call, place) for place, call in enumerate(native)]
     return ChatMessage(
         role=message.get("role"),
         content=content,
@@ -787,18 +997,41 @@ def chat_message(message: Any) -> ChatMessage:
     )
 
 
+def _listed_calls(parts: Any) -> list[JSON]:
+    """The tool calls among the parts of a `content_list` (Snowflake), as OpenAI spells them."""
+    uses = [part["tool_use"] for part in objects(parts) if isinstance(part.get("tool_use"), dict)]
+    return [
+        {
+            "id": use.get("tool_use_id"),
+            "type": "function",
+            "function": {"name": use.get("name"), "arguments": use.get("input")},
+        }
+        for use in uses
+    ]
+
+
 def objects(value: Any) -> list[JSON]:
     """The objects of what should be a list of objects."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list | tuple) else []
 
 
+DETAILS = (
+    "reasoning_details",
+    "thinking_blocks",
+    "tensorzero_extra_content",
+    "tensorzero_extra_content_experimental",
+)
+"""Where servers put reasoning in entries."""
+
+
 def _detailed_reasoning(message: Mapping[str, Any]) -> str | None:
     """The reasoning of a message that tells it in entries only."""
-    for key in ("reasoning_details", "thinking_blocks"):
+    for key in DETAILS:
         text = "".join(_texts([{**entry, "content": None} for entry in objects(message.get(key))]))
         if text:
             return text
-    return None
+    thoughts = [block.get("thinking") for block in objects(message.get("content_blocks"))]
+    return "".join(_texts(thoughts)) or "".join(_texts(message.get("cot_summary"))) or None
 
 
 def _function(part: Mapping[str, Any]) -> FunctionCall:

@@ -2,7 +2,7 @@
 
 OpenAI counts cache reads into the prompt tokens and reasoning into the completion tokens, which is also the
 convention of `TokenUsage`. Servers that speak the API but count otherwise (xAI puts reasoning outside the completion
-tokens) give themselves away by their own total.
+tokens, Portkey Claude's cache outside the prompt tokens) give themselves away by their own total.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ def openai_usage(usage: Any) -> TokenUsage:
     source: Literal["provider", "derived", "missing"] = "provider"
     if completion is not None and _is_reasoning_apart(prompt, completion, total, reasoning):
         completion += reasoning or 0
+    apart = _cache_apart(usage, prompt, completion, total)
+    if prompt is not None:
+        prompt += apart
     if total is None and prompt is not None and completion is not None:
         total, source = prompt + completion, "derived"
     if prompt is None and completion is None and total is None:
@@ -49,7 +52,7 @@ def openai_usage(usage: Any) -> TokenUsage:
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=total,
-        prompt_tokens_details=_prompt_details(usage, _details(usage, *INPUTS)),
+        prompt_tokens_details=_prompt_details(usage, apart),
         completion_tokens_details=_completion_details(_details(usage, *OUTPUTS), reasoning),
         source=source,
     )
@@ -67,7 +70,7 @@ def is_consistent(usage: Any) -> bool:
         or _is_reasoning_apart(prompt, completion, total, reasoning)
     ):
         return True
-    return prompt + completion == total
+    return prompt + _cache_apart(usage, prompt, completion, total) + completion == total
 
 
 def provider_cost(usage: Any) -> Cost | None:
@@ -122,6 +125,15 @@ def _is_reasoning_apart(prompt: int | None, completion: int, total: int | None, 
     return prompt is not None and prompt + completion + reasoning == total
 
 
+def _cache_apart(usage: Mapping[str, Any], prompt: int | None, completion: int | None, total: int | None) -> int:
+    """The tokens read from and written to a cache that were not counted into the prompt, as the total shows."""
+    if prompt is None or completion is None or total is None or prompt + completion >= total:
+        return 0
+    cached, written = _cache_in_any_words(usage)
+    cache = (cached or 0) + (written or 0)
+    return cache if prompt + cache + completion == total else 0
+
+
 def _dollars(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
         return None
@@ -143,16 +155,15 @@ def _details(usage: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
     return {}
 
 
-def _prompt_details(usage: Mapping[str, Any], details: Mapping[str, Any]) -> PromptTokensDetails | None:
-    cached = _first(details, "cached_tokens", "cached_read_tokens")
-    if cached is None:
-        # Moonshot says it beside the totals, DeepSeek, Mistral and Inception in words of their own.
-        cached = _first(usage, "cached_tokens", "prompt_cache_hit_tokens", "num_cached_tokens", "cached_input_tokens")
-    written = _first(
-        details, "cache_write_tokens", "cached_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens"
-    )
-    if cached is None and written is None:
-        cached, written = _claude_cache(usage)
+def _prompt_details(usage: Mapping[str, Any], apart: int) -> PromptTokensDetails | None:
+    """The details of the prompt tokens; `apart` is what `_cache_apart` says of them."""
+    details = _details(usage, *INPUTS)
+    cached, written = _cache(usage)
+    if cached is None or written is None:
+        # Anthropic's words beside OpenAI's totals (gateways before Claude) count if the prompt holds what they say.
+        read, made = _cache_in_any_words(usage)
+        if (read or 0) + (made or 0) <= (count(usage.get("prompt_tokens")) or 0) + apart:
+            cached, written = read, made
     found = PromptTokensDetails(
         cached_read_tokens=cached,
         cached_write_tokens=written,
@@ -163,15 +174,27 @@ def _prompt_details(usage: Mapping[str, Any], details: Mapping[str, Any]) -> Pro
     return found if found != PromptTokensDetails() else None
 
 
-def _claude_cache(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Cache reads and writes in Anthropic's words beside OpenAI's totals, from gateways before Claude.
+def _cache(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Cache reads and writes."""
+    details = _details(usage, *INPUTS)
+    cached = _first(details, "cached_tokens", "cached_read_tokens")
+    if cached is None:
+        # Moonshot says it beside the totals, DeepSeek, Mistral and Inception in words of their own.
+        cached = _first(usage, "cached_tokens", "prompt_cache_hit_tokens", "num_cached_tokens", "cached_input_tokens")
+    written = _first(
+        details, "cache_write_tokens", "cached_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens"
+    )
+    return cached, written
 
-    Only if the prompt tokens are large enough to hold both, as they do in OpenAI's convention.
-    """
-    read, written = count(usage.get("cache_read_input_tokens")), count(usage.get("cache_creation_input_tokens"))
-    if (read or 0) + (written or 0) > (count(usage.get("prompt_tokens")) or 0):
-        return None, None
-    return read, written
+
+def _cache_in_any_words(usage: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Cache reads and writes, in Anthropic's words if not in others."""
+    cached, written = _cache(usage)
+    if cached is None:
+        cached = count(usage.get("cache_read_input_tokens"))
+    if written is None:
+        written = count(usage.get("cache_creation_input_tokens"))
+    return cached, written
 
 
 def _completion_details(details: Mapping[str, Any], reasoning: int | None) -> CompletionTokensDetails | None:
