@@ -44,7 +44,8 @@ def set_up() -> None:
         except (subprocess.CalledProcessError, ImportError):
             sys.exit("cannot make a virtual environment: install your system's package python3-venv and try again")
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-c", "constraints.txt", "-e", ".[dev]"], cwd=ROOT, check=True)
+    environment = {**os.environ, "STREAMFOLD_NO_EXTENSIONS": ""}  # it is for this run, and what is built stays
+    subprocess.run([*pip, "-c", "constraints.txt", "-e", ".[dev]"], cwd=ROOT, env=environment, check=True)
     STAMP.write_text(wanted)
 
 

@@ -17,25 +17,34 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = Path("src/streamfold/wire/_scan.c")
 MODULE = "streamfold.wire._scan"
+OLDEST = "cp311"
+"""The first Python that the module runs on where it is built for the stable ABI: `Py_LIMITED_API` in the source."""
 
 
 class NativeBuildHook(BuildHookInterface[Any]):
     """Compiles the module beside its source, from where an editable install uses it and a wheel takes it."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        if self.target_name != "wheel" or os.environ.get("STREAMFOLD_NO_EXTENSIONS"):
+        if self.target_name != "wheel":
             return
-        try:
-            built = compiled(Path(self.root))
-        except (Exception, SystemExit) as fault:  # setuptools ends the process in some of its errors
-            self.app.display_warning(f"{SOURCE} is not built, folding will be slower: {fault}")
-            if version == "editable":  # what an earlier one built is not what the source says now
-                for stale in Path(self.root, SOURCE.parent).glob(f"{SOURCE.stem}.*.so"):
+        if not os.environ.get("STREAMFOLD_NO_EXTENSIONS"):
+            try:
+                build_data |= self._built()
+                return
+            except (Exception, SystemExit) as fault:  # setuptools ends the process in some of its errors
+                self.app.display_warning(f"{SOURCE} is not built, folding will be slower: {fault}")
+        if version == "editable":  # what an earlier one built is not what the source says now
+            for suffix in ("so", "pyd"):
+                for stale in Path(self.root, SOURCE.parent).glob(f"{SOURCE.stem}*.{suffix}"):
                     stale.unlink()
-            return
-        build_data["pure_python"] = False
-        build_data["infer_tag"] = True
-        build_data["artifacts"].append(str(built.relative_to(self.root)))
+
+    def _built(self) -> dict[str, Any]:
+        """What the wheel has to know of the compiled module."""
+        built = compiled(Path(self.root))
+        tag = self.build_config.builder.get_best_matching_tag()  # of this Python and this platform
+        if ".abi3" in built.suffixes:
+            tag = f"{OLDEST}-abi3-{tag.split('-')[-1]}"
+        return {"pure_python": False, "tag": tag, "artifacts": [str(built.relative_to(self.root))]}
 
 
 def compiled(root: Path) -> Path:
@@ -51,9 +60,10 @@ def compiled(root: Path) -> Path:
         command.run()
         made = Path(command.get_ext_fullpath(MODULE))
         place = root / SOURCE.parent / made.name
-        # A process may have the old one open: it is replaced, not written over.
-        shutil.copy(made, place.with_suffix(".new"))
-        place.with_suffix(".new").replace(place)
+        # A process may have the old one open, and another may be building: it is replaced, not written over.
+        copy = place.with_name(f"{SOURCE.stem}.{os.getpid()}.so")
+        shutil.copy(made, copy)
+        copy.replace(place)
     return place
 
 

@@ -3,10 +3,12 @@
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tracemalloc
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streamfold
-from streamfold.wire.repeat import NATIVE
+from streamfold.growth import Text
+from streamfold.wire.repeat import NATIVE, cut
 from streamfold.wire.split import NUMBER, PADDING, SPACES, TEXT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,6 +164,20 @@ def test_only_the_number_that_is_due(digits):
 
 
 @needs_native
+@pytest.mark.parametrize(
+    ("numbered", "number", "native"), [(True, 10**18, False), (False, 10**18, True), (True, 7, True)]
+)
+def test_numbers_that_fit_no_machine_word_are_for_the_other_way(numbered, number, native):
+    """Where the number counts and is too high for native code, the frame is read in Python; else it does not matter."""
+    event = {"delta": "a", "sequence_number": number}
+    pattern = cut(json.dumps(event).encode(), event, ("delta",), Text(), 6, numbered=numbered)
+    assert isinstance(pattern, NATIVE) == native
+    following = {"delta": "b", "sequence_number": number + numbered}
+    assert pattern.payload(json.dumps(following).encode()) == 6
+    assert pattern.number == (number + 1 if numbered else None)
+
+
+@needs_native
 def test_wrong_calls_are_told():
     """A call that makes no sense raises, and changes nothing."""
     pattern, sink = scanned()
@@ -178,6 +195,8 @@ def test_wrong_calls_are_told():
         (TypeError, lambda: NATIVE((b"", "text"), b"\0", sink, 6)),
         (ValueError, lambda: NATIVE((b"",), b"\0", sink, 6)),
         (ValueError, lambda: NATIVE((b"",) * 20, b"\0" * 19, sink, 6)),
+        (ValueError, lambda: NATIVE((b"", b""), bytes([SPACES + 1]), sink, 6)),
+        (ValueError, lambda: NATIVE((b"", b"", b""), bytes([TEXT, TEXT]), sink, 6)),
     ):
         with pytest.raises(error):
             call()
@@ -225,14 +244,13 @@ def build(tmp_path, **environment):
 
 @needs_native
 def test_a_wheel_has_the_native_part(tmp_path):
-    """Where there is a compiler, the wheel is of this platform and holds the compiled module."""
+    """Where there is a compiler, the wheel holds the compiled module and is for all Pythons that can run it."""
     wheel, said = build(tmp_path, STREAMFOLD_NO_EXTENSIONS="")
     assert "slower" not in said
+    (module,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".so", ".pyd")))
+    assert module.startswith("streamfold/wire/_scan.")
     assert not wheel.name.endswith("none-any.whl")
-    assert any(
-        name.startswith("streamfold/wire/_scan.") and ".c" not in name and ".pyi" not in name
-        for name in zipfile.ZipFile(wheel).namelist()
-    )
+    assert ("-cp311-abi3-" in wheel.name) == (".abi3." in module)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +266,26 @@ def test_a_wheel_without_the_native_part(tmp_path, environment):
     assert not any(name.endswith((".so", ".pyd")) for name in zipfile.ZipFile(wheel).namelist())
 
 
+@pytest.mark.parametrize(
+    "environment", [{"STREAMFOLD_NO_EXTENSIONS": "1"}, {"CC": "false", "STREAMFOLD_NO_EXTENSIONS": ""}]
+)
+def test_an_editable_install_keeps_no_native_part_of_before(tmp_path, environment):
+    """What was built from another source goes when it is not built anew."""
+    pytest.importorskip("hatchling", reason="hatchling is not installed")
+    shutil.copy(ROOT / "hatch_build.py", tmp_path)
+    wire = tmp_path / "src/streamfold/wire"
+    wire.mkdir(parents=True)
+    for name in ("_scan.c", "_scan.abi3.so", "_scan.cp311-win_amd64.pyd", "_scan.pyd"):
+        (wire / name).touch()
+    code = (
+        "from hatchling.bridge.app import Application; from hatch_build import NativeBuildHook; build_data = {};"
+        "NativeBuildHook('.', {}, None, None, '', 'wheel', Application()).initialize('editable', build_data);"
+        "assert not build_data"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, **environment}, check=True)
+    assert [path.name for path in wire.iterdir()] == ["_scan.c"]
+
+
 @pytest.mark.parametrize("off", ["", "1"])
 def test_the_native_part_can_be_left_alone(off):
     """`STREAMFOLD_NO_EXTENSIONS` chooses the reader in Python, and the fold is the same."""
@@ -260,7 +298,7 @@ def test_the_native_part_can_be_left_alone(off):
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
     without, total = done.stdout.split()
-    assert without == str(bool(off) or NATIVE is None)
+    assert without == str(bool(off) or find_spec("streamfold.wire._scan") is None)
     assert int(total) > 0
     command = [sys.executable, "-m", "streamfold", "--version"]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout

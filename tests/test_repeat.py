@@ -1,6 +1,8 @@
 """The short cut for frames that repeat: it folds what decoding each frame would fold, and nothing else."""
 
+import gc
 import json
+import tracemalloc
 from functools import partial
 
 import pytest
@@ -89,6 +91,76 @@ def test_leaves_all_else_to_the_decoder(payload):
     assert repeat.run([payload], 0) == (0, 0)
     assert repeat.hits == 0
     assert not cell.value()
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r"])
+@pytest.mark.parametrize("top", [{}, {"obfuscation": "p"}], ids=["one hole", "two"])
+def test_a_line_end_in_the_frame_ends_the_line_on_the_wire(end, top):
+    """A frame that has line ends between its values is taken as a payload, but never where they end a `data` line."""
+    payload = frame("first", **top).replace(b",", b"," + end)
+    repeat, cell = pattern(payload)
+    assert repeat.skim(b"data: " + payload + b"\n\n", 0, b"data: ") == (0, 0)
+    assert repeat.one(b"data: " + payload + b"\n\n") is None
+    assert repeat.payload(payload) == 6
+    assert run(repeat, payload, payload) == 2
+    assert cell.value() == "first" * 3
+
+
+def test_pretty_printed_events():
+    """Of events spread over several `data` lines, one with a line that is none is not taken as like them."""
+    payloads = [frame(f"w{number} ").replace(b",", b",\n") for number in range(8)]
+    events = [b"data: " + payload.replace(b"\n", b"\ndata: ") + b"\n\n" for payload in payloads]
+    events[5] = b"data: " + payloads[5] + b"\n\n"
+    for reads in (events, [b"".join(events)]):
+        record = fold_pieces(reads, "openai-chat").data
+        assert record.output_message.content == "w0 w1 w2 w3 w4 w6 w7 "
+        assert record.integrity.malformed == 1
+
+
+def test_a_payload_without_its_lead_is_no_event():
+    """After a payload that came alone, the next read of the wire has to have what leads to a payload there."""
+    event = b"data: " + frame("b") + b"\n\n"
+    stream = StreamAccumulator("openai-chat")
+    for read in (b"data: " + frame("a") + b"\n\n", event, event):
+        stream.feed(read)
+    stream.add(frame("c"))
+    stream.feed(frame("d"))
+    assert stream.snapshot().output_message.content == "abbc"
+    stream.add(frame("e"))
+    stream.feed(b"\n\n" + event)
+    assert stream.snapshot().output_message.content == "abbcedb"
+
+
+def test_an_empty_frame_makes_no_pattern():
+    """What a frame without text brought is not what those with text bring, so none is cut around an empty string."""
+    payload = frame("")
+    assert cut(payload, json.loads(payload), PATH, Text(), 6) is None
+    parts = [frame("").replace(b'""', b'[{"type":"text","text":"%b"}]' % text) for text in (b"", b"a", b"b")]
+    stream = StreamAccumulator("mistral", clock=iter(range(1, 100)).__next__, start_timestamp=0.0, wall=lambda: 0.0)
+    for at, payload in enumerate(parts, 2):
+        stream.feed(b"data: " + payload + b"\n\n", at * 1_000_001)
+    record = stream.snapshot()
+    assert record.output_message.content == "ab"
+    assert record.time_to_first_content_ms == pytest.approx(3, abs=0.01)
+
+
+@pytest.mark.parametrize("top", [{}, {"obfuscation": "p"}], ids=["one hole", "two"])
+def test_long_frames_are_let_go(top):
+    """What streams share for good are short stretches: no frame of megabytes outlives its stream."""
+
+    def streams(numbers):
+        for number in numbers:
+            repeat, _ = pattern(frame("a", note=f"{number}" + "x" * 50_000, **top))
+            repeat.skim(b"", 0, b"data: ")
+
+    streams(range(20))
+    tracemalloc.start()
+    try:
+        streams(range(20, 40))
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
 
 
 def folded(repeat, payloads):
@@ -389,6 +461,20 @@ def test_most_frames_take_the_short_cut():
         fold.add_all([json.dumps(chunk).encode() for chunk in chunks], None)
         assert fold.decoded <= 3
         assert fold.chunks == 500
+
+
+@pytest.mark.parametrize("names", [["chunk"] * 6, ["chunk", "chunk", "error", "chunk", "chunk", "chunk"], [None] * 6])
+def test_the_same_bytes_under_another_name(names):
+    """A frame that repeats the one before under another event name takes the complete way, for the name may count."""
+    payloads = [frame(f"w{number} ") for number in range(6)]
+    quick, single, slow = OpenAIChat(), StreamAccumulator("openai-chat"), OpenAIChat()
+    quick.add_all(payloads, names)
+    for payload, name in zip(payloads, names, strict=True):
+        single.add(payload, name=name)
+        slow.add_decoded(json.loads(payload), name)
+    assert (quick.response(), quick.error, quick.chunks) == (slow.response(), slow.error, slow.chunks)
+    assert single.snapshot().response == slow.response()
+    assert (slow.error is not None) == ("error" in names)
 
 
 def test_dicts_take_it_too():

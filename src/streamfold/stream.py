@@ -361,7 +361,8 @@ class StreamAccumulator:
         lock = self._lock
         lock.acquire()  # as in `feed`
         try:
-            again = self._fold.repeat if self._fold is not None and self._tape is None else None
+            fold = self._fold
+            again = fold.repeat if fold is not None and self._tape is None and name in (None, fold.named) else None
             if again is not None and chunk_index is None and self._final is None:
                 # A decoded chunk that is like the one before is not copied and walked through: its bytes say enough.
                 payload = chunk if type(chunk) is bytes else _encoded(chunk) if type(chunk) is dict else b""
@@ -673,13 +674,19 @@ class StreamAccumulator:
                 self._max_gap = now - self._last_chunk
             self._last_chunk = now
             if self._arrivals is not None and len(self._arrivals) < self._max_arrivals:
-                self._arrivals.append(now - self._start)
+                self._note_arrival(self._arrivals, now - self._start)
         if flags & OUTPUT:
             if not self._first_output:
                 self._first_output = now
             self._last_output = now
         if flags & CONTENT and not self._first_content:
             self._first_content = now
+
+    @staticmethod
+    def _note_arrival(arrivals: array[int], at: int) -> None:
+        """Notes when a read came; one read may be folded in several stretches."""
+        if not arrivals or arrivals[-1] != at:
+            arrivals.append(at)
 
     def _stamp_again(self, flags: int, size: int, now: int) -> None:
         """The same for an event like the one before: what could be first has been, long ago."""

@@ -10,6 +10,10 @@
  *
  * A text is appended to the sink only when its whole frame has fitted. Until then nothing is written.
  *
+ * A frame stands alone (`payload`, `run`) or on the wire as one event of SSE (`skim`, `one`): after what leads to it, its
+ * event's name and `data:`, and before a blank line. A hole takes no line end, so only a literal may have one; a frame
+ * that has is not taken on the wire, where it would be several lines.
+ *
  * The one thing here that is not a comparison is a JSON string body (RFC 8259, section 7): its escapes are spelled out,
  * its bytes must be UTF-8 (RFC 3629), and half of a surrogate pair does not fit.
  */
@@ -47,19 +51,25 @@ static const char NOISE[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmno
 
 static unsigned char IS_NOISE[256];
 
+static enum sort
+sort_of(int byte)
+{
+    if (byte < 0x80)
+        return byte == '"' ? QUOTE : byte == '\\' ? BACKSLASH : byte < 0x20 ? CONTROL : PLAIN;
+    if (byte < 0xc2 || byte >= 0xf5)
+        return STRAY; /* continuations, C0 and C1 (overlong), F5 and above */
+    return byte < 0xe0 ? LEAD2 : byte < 0xf0 ? LEAD3 : LEAD4;
+}
+
+/* Fills the tables. A second interpreter does so again while the first may be reading: each entry only ever gets the
+ * one value that it has. */
 static void
 sort_bytes(void)
 {
     for (const char *noise = NOISE; *noise; noise++)
         IS_NOISE[(unsigned char)*noise] = 1;
-    memset(SORT, PLAIN, 256);
-    memset(SORT, CONTROL, 0x20);
-    SORT['"'] = QUOTE;
-    SORT['\\'] = BACKSLASH;
-    memset(SORT + 0x80, STRAY, 0x80);          /* continuations, C0 and C1 (overlong), F5 and above */
-    memset(SORT + 0xc2, LEAD2, 0xe0 - 0xc2);
-    memset(SORT + 0xe0, LEAD3, 0xf0 - 0xe0);
-    memset(SORT + 0xf0, LEAD4, 0xf5 - 0xf0);
+    for (int byte = 0; byte < 256; byte++)
+        SORT[byte] = (unsigned char)sort_of(byte);
 }
 
 typedef struct {
@@ -83,6 +93,7 @@ typedef struct {
     uint64_t number;    /* of the last frame taken */
     Py_ssize_t hits;
     int flags;
+    int in_lines;       /* a literal has a line end in it */
 } Scanned;
 
 /* A pattern as one call sees it. */
@@ -155,7 +166,7 @@ escape(Bytes at, Bytes end, uint32_t *character)
     int32_t first = hexadecimal(at + 2, end);
     if (first < 0 || (first >= 0xdc00 && first < 0xe000))
         return NULL;
-    *character = first;
+    *character = (uint32_t)first;
     if (first < 0xd800 || first >= 0xe000)
         return at + 6;
     if (end - at < 12 || at[6] != '\\' || at[7] != 'u')
@@ -163,7 +174,7 @@ escape(Bytes at, Bytes end, uint32_t *character)
     int32_t second = hexadecimal(at + 8, end);
     if (second < 0xdc00 || second >= 0xe000)
         return NULL;
-    *character = 0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00);
+    *character = (uint32_t)(0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00));
     return at + 12;
 }
 
@@ -172,21 +183,21 @@ static unsigned char *
 write_character(unsigned char *to, uint32_t character)
 {
     if (character < 0x80) {
-        *to++ = character;
+        *to++ = (unsigned char)character;
         return to;
     }
     if (character < 0x800) {
-        *to++ = 0xc0 | character >> 6;
+        *to++ = (unsigned char)(0xc0 | character >> 6);
     } else {
         if (character < 0x10000) {
-            *to++ = 0xe0 | character >> 12;
+            *to++ = (unsigned char)(0xe0 | character >> 12);
         } else {
-            *to++ = 0xf0 | character >> 18;
-            *to++ = 0x80 | (character >> 12 & 0x3f);
+            *to++ = (unsigned char)(0xf0 | character >> 18);
+            *to++ = (unsigned char)(0x80 | (character >> 12 & 0x3f));
         }
-        *to++ = 0x80 | (character >> 6 & 0x3f);
+        *to++ = (unsigned char)(0x80 | (character >> 6 & 0x3f));
     }
-    *to++ = 0x80 | (character & 0x3f);
+    *to++ = (unsigned char)(0x80 | (character & 0x3f));
     return to;
 }
 
@@ -296,7 +307,7 @@ pattern_of(const Scanned *self, PyObject *lead)
 static Bytes
 literal(Span expected, Bytes at, Bytes end)
 {
-    if (end - at < expected.size || memcmp(at, expected.at, expected.size) != 0)
+    if (end - at < expected.size || memcmp(at, expected.at, (size_t)expected.size) != 0)
         return NULL;
     return at + expected.size;
 }
@@ -339,7 +350,7 @@ take(Scanned *self, const Text *text)
             return -1;
         unsigned char *begin = (unsigned char *)PyByteArray_AsString(self->sink), *to = begin + before;
         if (!text->escaped)
-            memcpy(to, text->body.at, text->body.size);
+            memcpy(to, text->body.at, (size_t)text->body.size);
         else if (PyByteArray_Resize(self->sink, spell(to, text->body) - begin) < 0)
             return -1;
     }
@@ -376,6 +387,8 @@ alone(Scanned *self, PyObject *data, PyObject *lead)
 static PyObject *
 Scanned_one(Scanned *self, PyObject *data)
 {
+    if (self->in_lines)
+        Py_RETURN_NONE;
     return alone(self, data, self->lead);
 }
 
@@ -408,6 +421,8 @@ Scanned_skim(Scanned *self, PyObject *const *args, Py_ssize_t nargs)
     Py_ssize_t start = start_of(args[1], all.size);
     if (start < 0)
         return NULL;
+    if (self->in_lines)
+        return Py_BuildValue("ni", (Py_ssize_t)0, 0);
     if (args[2] != self->lead) {
         PyObject *before = self->lead;
         self->lead = Py_NewRef(args[2]);
@@ -461,9 +476,28 @@ Scanned_run(Scanned *self, PyObject *const *args, Py_ssize_t nargs)
 static PyObject *
 Scanned_number(Scanned *self, void *closure)
 {
-    if (memchr(PyBytes_AsString(self->kinds), NUMBER, PyBytes_Size(self->kinds)) == NULL)
+    if (memchr(PyBytes_AsString(self->kinds), NUMBER, (size_t)PyBytes_Size(self->kinds)) == NULL)
         Py_RETURN_NONE;
     return PyLong_FromUnsignedLongLong(self->number);
+}
+
+/* Whether each hole is of a kind that is known, and at most one of them has the text. */
+static int
+are_kinds(Span kinds)
+{
+    int texts = 0;
+    for (Py_ssize_t place = 0; place < kinds.size; place++) {
+        if (kinds.at[place] > SPACES)
+            return 0;
+        texts += kinds.at[place] == TEXT;
+    }
+    return texts <= 1;
+}
+
+static int
+has_line_end(Span literal)
+{
+    return memchr(literal.at, '\n', (size_t)literal.size) != NULL || memchr(literal.at, '\r', (size_t)literal.size) != NULL;
 }
 
 static PyObject *
@@ -481,9 +515,17 @@ Scanned_new(PyTypeObject *type, PyObject *args, PyObject *named)
         PyErr_Format(PyExc_ValueError, "expected at most %d holes and one literal more", MOST_HOLES);
         return NULL;
     }
-    for (Py_ssize_t place = 0; place <= holes; place++)
-        if (!PyBytes_Check(PyTuple_GetItem(literals, place)))
+    if (!are_kinds(span_of(kinds))) {
+        PyErr_SetString(PyExc_ValueError, "expected known kinds of holes, and one text");
+        return NULL;
+    }
+    int in_lines = 0;
+    for (Py_ssize_t place = 0; place <= holes; place++) {
+        PyObject *literal = PyTuple_GetItem(literals, place);
+        if (!PyBytes_Check(literal))
             return not_bytes();
+        in_lines |= has_line_end(span_of(literal));
+    }
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Scanned *self = (Scanned *)allocate(type, 0);
     if (self == NULL)
@@ -495,6 +537,7 @@ Scanned_new(PyTypeObject *type, PyObject *args, PyObject *named)
     self->lead = Py_XNewRef(self->no_lead);
     self->flags = flags;
     self->number = number;
+    self->in_lines = in_lines;
     if (self->no_lead == NULL) {
         Py_DECREF(self);
         return NULL;

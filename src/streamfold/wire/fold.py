@@ -71,6 +71,7 @@ class Fold(ABC):
         "finished",
         "full",
         "malformed",
+        "named",
         "repeat",
         "strict",
     )
@@ -103,6 +104,8 @@ class Fold(ABC):
         self._credit = LEARNING
         self.repeat: Repeat | None = None
         """The last frame, if it is one of a kind that repeats."""
+        self.named: str | None = None
+        """The name of that frame's event."""
         self._plain: tuple[tuple[str | int, ...], Text] | None = None
         """Set by `add_event` when all that the frame did was to append one string: its path, and where it went."""
         self._unknown: list[JSON] | None = None
@@ -193,17 +196,28 @@ class Fold(ABC):
 
     def add_all(self, payloads: list[bytes], names: Sequence[str | None] | None) -> int:
         """Folds the frames of one read. Returns the flags of all of them together."""
+        if names and names.count(names[0]) != len(names):
+            return self._add_each(payloads, names)
+        name = names[0] if names else None
         flags = at = 0
         end = len(payloads)
         while at < end:
-            if self.repeat is not None:
+            if self.repeat is not None and name in (None, self.named):
                 begun = at
                 at, seen = self.repeat.run(payloads, at)
                 if at != begun:
                     flags |= seen | CHUNK
                     continue
-            flags |= self.add(payloads[at], names[at] if names is not None else None)
+            flags |= self.add(payloads[at], name)
             at += 1
+        return flags
+
+    def _add_each(self, payloads: list[bytes], names: Sequence[str | None]) -> int:
+        """The same for frames of several names: what one name means, the same bytes do not under another."""
+        flags = 0
+        for payload, name in zip(payloads, names, strict=True):
+            seen = self.repeat.payload(payload) if self.repeat is not None and name in (None, self.named) else None
+            flags |= self.add(payload, name) if seen is None else seen | CHUNK
         return flags
 
     @property
@@ -244,6 +258,7 @@ class Fold(ABC):
     def _add_and_learn(self, event: JSON, name: str | None, payload: bytes) -> int:
         self._plain = None
         self._seeking = self.hopeful
+        self.named = name
         flags = self._add_event(event, name)
         if self._seeking and self._plain is not None and flags & OUTPUT:
             self._learn(payload, event, flags)

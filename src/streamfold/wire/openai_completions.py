@@ -102,6 +102,7 @@ COMPLETION = Record(
     choices=Skip,  # folded by index, see `_add_choice`
     obfuscation=Skip,  # padding against traffic analysis
     p=Skip,  # the same, of Cloudflare
+    sequence_number=Skip,  # of one chunk: a response has none
     error=Skip,
     error_type=Skip,
     usage=Merge,

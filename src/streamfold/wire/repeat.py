@@ -120,7 +120,7 @@ def _scanned(
     literals: Sequence[bytes], kinds: Sequence[int], target: Text, flags: int, number: int = 0
 ) -> Repeat | None:
     """The frame with such holes between these literals for native code, where that is to be had."""
-    if NATIVE is None or number > MOST_SCANNED:
+    if NATIVE is None or not 0 <= number <= MOST_SCANNED:
         return None
     return NATIVE((literals[0], *map(once, literals[1:])), once(bytes(kinds)), target.open(), flags, number)
 
@@ -140,6 +140,11 @@ def cut(
     `event` is the decoded `payload`. Top-level `obfuscation` and `noise` become holes too, and `sequence_number` where
     events are `numbered` (some servers give all of them the same number).
     """
+    value: Any = event
+    for step in path:
+        value = value[step]
+    if not value:  # its flags are those of a frame without text
+        return None
     wanted: list[tuple[tuple[str | int, ...], int]] = [(path, TEXT)]
     wanted += [((key,), PADDING) for key in ("obfuscation", *noise) if isinstance(event.get(key), str)]
     number = event.get("sequence_number")
@@ -161,7 +166,7 @@ def cut(
     literals.append(payload[at:])
     if not all(literals[1:]):
         return None
-    last = number if isinstance(number, int) else 0
+    last = number if isinstance(number, int) and NUMBER in kinds else 0
     scanned = _scanned(literals, kinds, target, flags, last)
     if scanned is not None:
         return scanned

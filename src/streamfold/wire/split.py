@@ -21,7 +21,7 @@ import msgspec
 from streamfold.growth import Text
 from streamfold.wire.flat import Flat
 
-__all__ = ["NUMBER", "PADDING", "SPACES", "TEXT", "NoisySplit", "SpacedSplit", "Split", "once", "utf8"]
+__all__ = ["NUMBER", "PADDING", "SPACES", "TEXT", "NoisySplit", "SpacedSplit", "Split", "all_once", "once", "utf8"]
 
 TEXT: Final = 0
 PADDING: Final = 1
@@ -30,6 +30,7 @@ SPACES: Final = 3
 """Kinds of holes."""
 
 LF: Final = 10
+CR: Final = 13
 QUOTE: Final = 34
 BACKSLASH: Final = 92
 BLANK_LINE: Final = b"\n\n"
@@ -53,10 +54,23 @@ ONE_MARK: Final = bytes(1 if 1 <= byte <= 4 else byte for byte in range(256))
 one too many."""
 
 
+LONGEST_SHARED: Final = 1024
+"""Bytes of a frame that are worth sharing. What is shared outlives its streams, and a frame may be of megabytes."""
+
+
 @lru_cache(maxsize=1024)
-def once(value: Any) -> Any:
-    """The value, held once for all streams that have it: frames of one provider differ little behind their holes."""
+def _shared(value: Any) -> Any:
     return value
+
+
+def once(literal: bytes) -> bytes:
+    """The bytes, held once for all streams that have them: frames of one provider differ little behind their holes."""
+    return _shared(literal) if len(literal) <= LONGEST_SHARED else literal
+
+
+def all_once(literals: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The same for the bytes between several holes."""
+    return _shared(literals) if sum(map(len, literals)) <= LONGEST_SHARED else literals
 
 
 _is_noise = re.compile(rb"[0-9A-Za-z:.+_-]+").fullmatch
@@ -77,13 +91,15 @@ class Split:
     What stands between prefix and suffix is the frame's *body*; here it is the hole's string itself.
     """
 
-    __slots__ = ("_begin", "_end", "_flags", "_lead", "_sink", "_window", "hits")
+    __slots__ = ("_begin", "_end", "_flags", "_in_lines", "_lead", "_sink", "_window", "hits")
 
     def __init__(self, prefix: bytes, suffix: bytes, target: Text, flags: int) -> None:
         # The prefix after what leads to it on the wire, the suffix before what ends it there; see `skim`.
         self._lead = b""
         self._begin = prefix
         self._end = suffix
+        # It has a line end between its holes: on the wire that would end the `data` line.
+        self._in_lines = has_line_end(prefix) or has_line_end(suffix)
         self._sink = target.open()  # it has text already, for the frame that is repeated brought some
         self._flags = flags
         self._window = FEW
@@ -100,6 +116,8 @@ class Split:
 
         Returns how many bytes they were, and the flags of what was folded. A window of them at most.
         """
+        if self._in_lines:
+            return 0, 0
         if lead is not self._lead:
             self._follow(lead)
         if not data.startswith(self._begin, at):
@@ -117,9 +135,13 @@ class Split:
 
     def payload(self, payload: bytes) -> int | None:
         """Folds a payload that came alone; None if it does not repeat this frame."""
-        if self._lead:
-            self._follow(b"")
-        return self.one(payload)
+        lead = self._lead
+        if not lead:
+            return self.one(payload)
+        self._follow(b"")
+        flags = self.one(payload)
+        self._follow(lead)  # or the next read, which may begin as this payload does, would be taken without its lead
+        return flags
 
     def one(self, data: bytes) -> int | None:
         """Folds bytes that are just one more event, as a paced stream has in each read; None if they are not.
@@ -278,9 +300,10 @@ class NoisySplit(Split):
     ) -> None:
         super().__init__(literals[0], literals[-1], target, flags)
         self._flat = flat
-        self._kinds: tuple[int, ...] = once(tuple(kinds))
-        self._between: tuple[bytes, ...] = once(tuple(literals[1:-1]))
+        self._kinds: tuple[int, ...] = _shared(tuple(kinds))
+        self._between = all_once(tuple(literals[1:-1]))
         self._number = number
+        self._in_lines = self._in_lines or any(map(has_line_end, self._between))
         self._follow(b"")
 
     @property
@@ -289,7 +312,7 @@ class NoisySplit(Split):
 
     def _follow(self, lead: bytes) -> None:
         super()._follow(lead)
-        self._after: tuple[bytes, ...] = once((*self._between, self._end))
+        self._after = all_once((*self._between, self._end))
         self._shape: Shape | None = None
 
     def one(self, data: bytes) -> int | None:
@@ -405,6 +428,10 @@ def _shape(kinds: tuple[int, ...], lengths: tuple[int, ...]) -> Shape:
     parts = (HOLES[kind] + b"(.{%d})" % length for kind, length in zip(kinds, lengths, strict=True))
     match = re.compile(b"".join(parts), re.DOTALL).fullmatch
     return Shape(match, 2 * kinds.index(TEXT), 2 * kinds.index(NUMBER) if NUMBER in kinds else None)
+
+
+def has_line_end(literal: bytes) -> bool:
+    return LF in literal or CR in literal
 
 
 def _bodies(window: Sequence[bytes], prefix: bytes, suffix: bytes) -> list[bytes] | None:
