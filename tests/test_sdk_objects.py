@@ -129,6 +129,20 @@ def test_gemini_chunks_in_every_spelling(spell, format):
     assert data.output_message.tool_calls[0].extra_content == {"google": {"thought_signature": BINARY}}
 
 
+def test_gemini_fields_of_transcripts_and_tokens():
+    """A transcript and the token to go on with are known in a dump that has no other name to tell it by."""
+    types = pytest.importorskip("google.genai.types")
+    heard = types.Part(audio_transcription=types.Transcription(text="Hm", language_code="en"))
+    transcript = {"content": {"parts": [{"audioTranscription": {"text": "Hm", "languageCode": "en"}}]}}
+    for candidate, said in (
+        (types.Candidate(content=types.Content(parts=[heard])), transcript),
+        (types.Candidate(continuation_token=b"\xfb\xff"), {"continuationToken": "+/8="}),
+    ):
+        chunk = types.GenerateContentResponse(candidates=[candidate])
+        data = folded([chunk.model_dump(mode="json", exclude_none=True)], "gemini")
+        assert data.response["candidates"] == [said]
+
+
 def test_gemini_client(served):
     """From a real client's stream nothing of the client's own gets into the response, and no HTTP header."""
     genai = pytest.importorskip("google.genai")

@@ -330,17 +330,26 @@ def test_cache_writes_from_their_parts() -> None:
         ({}, [""], {}),
         ({}, [], {}),
         ("", [""], {}),
+        (None, [""], {}),
+        (..., [], {}),
+        (..., ['{"face":5}'], {"face": 5}),
         ({"face": 4}, [], {"face": 4}),
         ({"face": 4}, ['{"face":5}'], {"face": 5}),
         ({}, ['{"half":"\\ud83d"}'], {"half": "\ufffd"}),
         ({}, ["[1,2]"], [1, 2]),
     ],
-    ids=["fragments", "empty", "none", "string", "in the start", "said again", "half a character", "no object"],
+    ids=[
+        *["fragments", "empty", "none", "string", "null", "no field", "no field at first"],
+        *["in the start", "said again", "half a character", "no object"],
+    ],
 )
 def test_whole_tool_input(start: Any, fragments: list[str], whole: Any) -> None:
     """Input that arrived whole is the object it spells, with nothing beside it; no text at all is no parameters."""
     deltas = [delta(0, "input_json_delta", partial_json=part) for part in fragments]
-    data = data_of(sse([begin(), opened(0, **{**TOOL, "input": start}), *deltas, stopped(0), end("tool_use"), STOP]))
+    call = {**TOOL, "input": start}
+    if start is ...:  # llama.cpp leaves the field out
+        del call["input"]
+    data = data_of(sse([begin(), opened(0, **call), *deltas, stopped(0), end("tool_use"), STOP]))
     assert data.response is not None
     assert data.response["content"] == [{**TOOL, "input": whole}]
     assert data.arguments_complete is True
@@ -374,10 +383,11 @@ def test_broken_tool_input_is_not_repaired(fragments: list[str], rest: list[JSON
 
 def test_input_that_may_still_come_is_not_empty() -> None:
     """A call cut off before its first fragment is not shown as a call without parameters."""
-    data = data_of(sse([begin(), opened(0, **TOOL)]))
-    assert data.response is not None
-    assert data.response["content"] == [{**TOOL, "input": None, "partial_json": ""}]
-    assert data.arguments_complete is False
+    for call in (TOOL, {key: value for key, value in TOOL.items() if key != "input"}):
+        data = data_of(sse([begin(), opened(0, **call)]))
+        assert data.response is not None
+        assert data.response["content"] == [{**TOOL, "input": None, "partial_json": ""}]
+        assert data.arguments_complete is False
 
 
 # ----------------------------------------------------------------------------------------------------- blocks
@@ -425,6 +435,48 @@ def test_index_is_an_identity() -> None:
     events = [begin(), opened(7, type="text", text=""), opened(2, type="text", text="")]
     events += [delta(index, "text_delta", text=part) for index, part in ((7, "c"), (2, "a"), (7, "d"), (2, "b"))]
     assert [block["text"] for block in response_of(events)["content"]] == ["ab", "cd"]
+
+
+@pytest.mark.parametrize("before", [0, 20], ids=["few blocks", "many blocks"])
+def test_a_block_opened_under_the_number_of_the_one_before(before: int) -> None:
+    """The block after a server tool's result was opened under that result's number, and grown under its own."""
+    found: JSON = {"type": "bash_code_execution_tool_result", "tool_use_id": "s_1", "content": {"stdout": "4"}}
+    call = {"type": "server_tool_use", "id": "s_2", "name": "bash_code_execution"}
+    start = [event for index in range(before) for event in text(index, "x")]
+    events = [
+        *[opened(before, **found), stopped(before), opened(before, type="text", text="")],
+        *[delta(before + 1, "text_delta", text=part) for part in ("No", "w")],
+        stopped(before + 1),
+        *[opened(before + 2, **found), stopped(before + 2), opened(before + 2, **call, input={})],
+        *[delta(before + 3, "input_json_delta", partial_json=part) for part in ("", '{"command"', ':"ls"}')],
+        stopped(before + 3),
+        *[opened(before + 4, **found), stopped(before + 4), opened(before + 4, type="text", text="")],
+        stopped(before + 5),
+        *text(before + 6, "Done."),
+        *[end("end_turn"), STOP],
+    ]
+    fold = fold_of([begin(), *start, *events])
+    content = (fold.response() or {})["content"][before:]
+    assert content == [
+        *[found, {"type": "text", "text": "Now"}, found, {**call, "input": {"command": "ls"}}, found],
+        *[{"type": "text", "text": ""}, {"type": "text", "text": "Done."}],
+    ]
+    assert fold.anomalies == ["block_index_reused", "missing_block_start"]
+
+
+def test_a_delta_of_another_type_is_not_for_the_block_opened_last() -> None:
+    """A block without a start is a block of its own, if the one that was opened last cannot be meant."""
+    events = [begin(), opened(0, **TOOL), delta(1, "text_delta", text="Hi"), delta(2, "text_delta", text="Bye")]
+    blocks = response_of(events)["content"]
+    assert [block.get("text") for block in blocks] == [None, "Hi", "Bye"]
+
+
+@pytest.mark.parametrize("said", [{}, {"content": None}])
+def test_a_compaction_that_failed_has_no_summary(said: JSON) -> None:
+    """The summary of a failed compaction is null, as it is unstreamed, and so is what was encrypted of it."""
+    nothing = {"content": None, "encrypted_content": None}
+    events = [begin(), opened(0, type="compaction", **said), delta(0, "compaction_delta", **nothing), stopped(0)]
+    assert response_of(events)["content"] == [{"type": "compaction", **nothing}]
 
 
 @pytest.mark.parametrize(
@@ -688,6 +740,7 @@ def test_an_sdks_own_events_say_nothing_new() -> None:
         {"type": "text", "text": "Hi", "snapshot": "Hi"},
         {**events[3], "content_block": {"type": "text", "text": "Hi"}},
         {"type": "signature", "signature": "S"},
+        {"type": "compaction", "content": "S", "encrypted_content": None},
         events[4],
         {**STOP, "message": {"id": "msg_1"}},
     ]

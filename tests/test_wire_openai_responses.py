@@ -405,6 +405,28 @@ def test_parallel_calls_that_only_their_call_ids_name():
         assert fold.anomalies == []
 
 
+@pytest.mark.parametrize("announced", [None, "call_id", "id"])
+def test_events_that_only_a_call_id_names(announced):
+    """Gateways whose events of a call have neither item nor index, but the call's id, mix up no calls."""
+    grow = {"type": "response.function_call_arguments.delta"}
+    end = {"type": "response.function_call_arguments.done", "arguments": '{"x":1}'}
+    calls = [{"type": "function_call", "call_id": f"call_{name}", "name": name, "arguments": ""} for name in "ab"]
+    if announced == "id":
+        begun = [added({**call, "id": f"fc_{index}"}, index) for index, call in enumerate(calls)]
+    else:
+        begun = [added(call, None) for call in calls if announced]
+    events = [
+        *begun,
+        {**grow, "call_id": "call_a", "delta": '{"x"'},
+        {**grow, "call_id": "call_b", "delta": "{"},
+        {**end, "call_id": "call_a", "name": "a"},
+        {**grow, "call_id": "call_b", "delta": "}"},
+    ]
+    output = folded([created(), *events]).response()["output"]
+    assert [(call["call_id"], call["arguments"]) for call in output] == [("call_a", '{"x":1}'), ("call_b", "{}")]
+    assert output[0]["name"] == "a"
+
+
 def reasoning_delta(delta, item):
     names = {"item_id": item, "output_index": 0, "summary_index": 0}
     return {"type": "response.reasoning_summary_text.delta", **names, "delta": delta}
@@ -439,6 +461,168 @@ def test_reasoning_under_the_names_of_a_message(events):
     assert (reasoning["type"], [part["text"] for part in reasoning["summary"]]) == ("reasoning", ["AB"])
     assert said == message("Hi")
     assert fold.anomalies == []
+
+
+THOUGHT = {"type": "reasoning", "id": "a", "summary": [], "status": "completed"} | {
+    "content": [{"type": "reasoning_text", "text": "Let me see."}]
+}
+
+
+def grow(family, deltas, index, item, *, at=0, counted=False):
+    """Deltas of a text; `counted`: each under a number of its own, from `at` on."""
+    kind = f"response.{family}.delta"
+    names = {"type": kind, "item_id": item, "output_index": index}
+    return [
+        {**names, "content_index": at + place if counted else at, "delta": delta} for place, delta in enumerate(deltas)
+    ]
+
+
+def told(kind, index, item, at=0, **whole):
+    """An event that tells all of a text, or announces a part."""
+    return {"type": f"response.{kind}", "item_id": item, "output_index": index, "content_index": at, **whole}
+
+
+def part(text):
+    return {"type": "output_text", "text": text, "annotations": []}
+
+
+def ends(index, item, *parts):
+    """The last events of a message, whose parts some servers count on in."""
+    return [
+        told("output_text.done", index, item, parts[0], text="Four of them."),
+        told("content_part.done", index, item, parts[1], part=part("Four of them.")),
+        done(message("Four of them.", item), index),
+    ]
+
+
+def announced(kind, index, item):
+    more = {"summary": []} if kind == "reasoning" else {"role": "assistant", "content": []}
+    return added({"type": kind, "id": item, "status": "in_progress", **more}, index)
+
+
+COUNTED = [
+    announced("message", 0, "m"),
+    told("content_part.added", 0, "m", part=part("")),
+    *grow("output_text", ["Four ", "of ", "them."], 0, "m", at=1, counted=True),
+    *ends(0, "m", 4, 5),
+]
+"""vLLM counts the index of the content on with every event of one text."""
+
+TAKEN_OVER = [
+    announced("reasoning", 0, "a"),
+    told("content_part.added", 0, "a", part=part("")),
+    *grow("reasoning_text", ["Let ", "me ", "see."], 0, "a", at=1, counted=True),
+    told("reasoning_text.done", 0, "a", 4, text="Let me see."),
+    done(THOUGHT, 0),
+    announced("message", 0, "a"),
+    told("content_part.added", 1, "m", part=part("")),
+    *grow("output_text", ["Four ", "of ", "them."], 1, "m", at=1, counted=True),
+    *ends(1, "m", 4, 5),
+]
+"""vLLM announces the message after its reasoning under the names of the reasoning, and goes on under others."""
+
+
+def ended_late(thought, said):
+    """gpt-oss in vLLM ends each item under the index of the next one; in TensorRT-LLM the items have no ids either."""
+    return [
+        announced("reasoning", 1, thought),
+        told("reasoning_part.added", 1, thought, part={"type": "reasoning_text", "text": ""}),
+        *grow("reasoning_text", ["Let ", "me ", "see."], 1, thought),
+        told("reasoning_text.done", 2, thought, text="Let me see."),
+        told("reasoning_part.done", 2, thought, part=THOUGHT["content"][0]),
+        done({**THOUGHT, "id": thought}, 2),
+        announced("message", 2, said),
+        told("content_part.added", 2, said, 1, part=part("")),
+        *grow("output_text", ["Four ", "of ", "them."], 2, said, at=1),
+        *ends(3, said, 1, 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("events", "kinds"),
+    [
+        pytest.param(COUNTED, ["message"], id="counted parts"),
+        pytest.param(TAKEN_OVER, ["reasoning", "message"], id="names taken over"),
+        pytest.param(ended_late("a", "m"), ["reasoning", "message"], id="ended under the next index"),
+        pytest.param(ended_late("x", "x"), ["reasoning", "message"], id="ended under the next index, one id for all"),
+        pytest.param(ended_late("", ""), ["reasoning", "message"], id="ended under the next index, no ids"),
+    ],
+)
+def test_servers_that_misnumber_their_items(events, kinds):
+    """However vLLM and its like number what they send, each item is there once, as the unstreamed response has it.
+
+    That holds wherever the stream is cut off, with the final output (which has other ids) and without.
+    """
+    whole = [{**THOUGHT, "id": "rs_9"}, message("Four of them.", "msg_9")][-len(kinds) :]
+    fold = folded([created(), *events, completed(whole)])
+    assert fold.response()["output"] == whole
+    assert fold.anomalies == []
+    for cut in range(1, len(events) + 1):
+        response = folded([created(), *events[:cut]]).response()
+        assert [item["type"] for item in response["output"]] == kinds[: len(response["output"])]
+        seen = viewed(response).output_message
+        assert "Four of them.".startswith(seen.content or "")
+        assert "Let me see.".startswith(seen.reasoning or "")
+    assert texts(response)[-1] == "Four of them."
+
+
+def test_parts_that_are_announced_are_parts():
+    """An index that is announced, or that comes after a part that has ended, is a part of its own."""
+    start = [announced("message", 0, "m"), told("content_part.added", 0, "m", part=part("")), text_delta("A", item="m")]
+    second = text_delta("B", part=1, item="m")
+    for between in (told("content_part.added", 0, "m", 1, part=part("")), told("output_text.done", 0, "m", text="A")):
+        assert texts(folded([created(), *start, between, second, {**second, "delta": "C"}]).response()) == ["A", "BC"]
+    refused = {"type": "response.refusal.delta", "item_id": "m", "output_index": 0, "content_index": 1, "delta": "No"}
+    parts = folded([created(), *start, refused]).response()["output"][0]["content"]
+    assert [part["type"] for part in parts] == ["output_text", "refusal"]
+
+
+def test_many_counted_parts_are_one():
+    """A text whose every delta has a number of its own is one text, in one read and byte by byte."""
+    deltas = grow("output_text", [f"{n} " for n in range(200)], 0, "m", at=1, counted=True)
+    body = sse([created(), announced("message", 0, "m"), told("content_part.added", 0, "m", part=part("")), *deltas])
+    for pieces in ([body], [body[at : at + 1] for at in range(len(body))]):
+        response = fold_pieces(pieces, format="openai-responses").data.response
+        assert texts(response) == ["".join(event["delta"] for event in deltas)]
+
+
+def test_a_call_that_ends_in_the_words_of_its_event():
+    """vLLM ended a call as an object of the call and its event in one; the call has neither index nor number."""
+    call = {"type": "function_call", "name": "f", "call_id": "c_2", "arguments": "{}", "status": "completed"}
+    events = [
+        added({**call, "id": "fc", "call_id": "c_1", "arguments": "", "status": "in_progress"}, 1),
+        {"type": "response.function_call_arguments.delta", "item_id": "fc", "output_index": 1, "delta": "{}"},
+        {"type": "response.function_call_arguments.done", "item_id": "fc", "output_index": 2, "arguments": "{}"},
+        done({**call, "item_id": "fc", "output_index": 2, "sequence_number": -1}, 2),
+    ]
+    assert folded([created(), *events]).response()["output"] == [{**call, "id": "fc"}]
+
+
+def test_reasoning_that_ends_the_text_of_a_message():
+    """LiteLLM ends a message's text with the reasoning before it, which has been told as an item of its own."""
+    reasoning = {"id": "r", "type": "reasoning", "summary": [{"type": "summary_text", "text": "AB"}]}
+    events = [
+        added({**reasoning, "summary": None}),
+        *[reasoning_delta("A", "r"), reasoning_delta("B", "r"), done(reasoning)],
+        *[text_delta("H"), text_delta("i")],
+        told("output_text.done", 0, "msg_1", text="Hi"),
+        told("content_part.done", 0, "msg_1", part={"type": "reasoning_text", "reasoning": "AB"}),
+        done(message("Hi")),
+    ]
+    for end in (completed([reasoning, message("Hi")]), completed()):
+        fold = folded([created(), *events, end])
+        assert fold.response()["output"] == [reasoning, message("Hi")]
+        assert fold.anomalies == []
+
+
+def test_a_message_without_a_word_that_the_last_event_leaves_out():
+    """LiteLLM ends a message in every stream, also if there only is a call; an unstreamed response has none."""
+    call = {"id": "c", "type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "status": "completed"}
+    events = [created(), done(call, 1), told("output_text.done", 0, "msg_1", text=""), done(message(""))]
+    fold = folded([*events, completed([call])])
+    assert fold.response()["output"] == [call]
+    assert fold.anomalies == []
+    assert folded([*events, completed()]).response()["output"] == [message(""), call]
 
 
 def test_a_husk_finishes_an_item_and_leaves_it_what_it_is():
@@ -635,6 +819,7 @@ def test_a_call_that_ends_as_what_it_found():
         {"type": "response.steer.accepted", "steer": {"id": "s_1"}},
         {"type": "response.fusion_call.panel.delta", "item_id": "t_1", "model": "m", "delta": "x"},
         {"type": "response.debug", "debug": {"echo_upstream_body": {}}},
+        {"type": "response.weather_call.reading", "item_id": "t_1", "output_index": 1, "stream_id": "lane"},
     ],
 )
 def test_events_beside_the_response(event):
@@ -643,6 +828,15 @@ def test_events_beside_the_response(event):
     assert texts(fold.response()) == ["Hi"]
     assert "unknown_events" not in fold.response()
     assert fold.anomalies == []
+
+
+def test_the_lane_and_the_agent_of_an_event_are_not_the_response():
+    """Events of one WebSocket name their lane, those of several agents their agent; the response has neither."""
+    names = {"stream_id": "lane", "agent": {"agent_name": "/root"}}
+    item = {**message("Hi"), "agent": {"agent_name": "/root"}}
+    events = [created(), added({**item, "content": []}), text_delta("H"), text_delta("i"), done(item)]
+    events.append(completed([item]))
+    assert folded([{**event, **names} for event in events]).response() == folded(events).response()
 
 
 def test_spoken_output_is_audio_of_the_message():

@@ -141,6 +141,11 @@ class Block:
     def type(self) -> Any:
         return self.fields.get("type")
 
+    @property
+    def grown(self) -> bool:
+        """Whether a delta has come for it."""
+        return not (self._text is None and self._input is None and self._citations is None)
+
     def text(self, key: str) -> Text:
         """The cell of a text field; it begins with what the start gave."""
         if key == "partial_json":
@@ -224,7 +229,7 @@ class Block:
                 block[key] = text
         if self._citations is not None:
             block["citations"] = list(self._citations)
-        if self._input is not None or ("input" in block and not self.given):
+        if self._input is not None or (not self.given and ("input" in block or _is_call(block))):
             self._put_input(block, closed=self.stopped or ended)
         return block
 
@@ -235,7 +240,7 @@ class Block:
                 return  # the start gave all of it
             if not closed:
                 block["input"], block["partial_json"] = None, ""
-            elif block.get("input", "") == "":
+            elif is_empty(block.get("input")):
                 block["input"] = {}  # no text of it at all: a tool without parameters
             return
         found, fault = parsed_input(raw)
@@ -288,7 +293,10 @@ class AnthropicMessages(Fold):
     def add(self, payload: bytes, name: str | None = None) -> int:
         begun = _usual_delta(payload) if self.hopeful else None
         flags = self._begin_run(payload, begun) if begun is not None else None
-        return super().add(payload, name) if flags is None else flags
+        if flags is None:
+            return super().add(payload, name)
+        self.named = name
+        return flags
 
     def _begin_run(self, payload: bytes, begun: re.Match[bytes]) -> int | None:
         """Folds a delta spelled as Anthropic spells it, without decoding it: what such bytes say is known.
@@ -531,12 +539,31 @@ class AnthropicMessages(Fold):
             block = self._block_at(index)
         if block is None:
             self.flag("missing_block_start")
+            block = self._just_opened(index, growth)
+        if block is None:
             if self.full:
                 return None
             fields = {"type": growth.block} if growth.block else {}
             self._open(block := Block(index or 0, fields, opened=False))
         elif block.stopped and not block.given:
             self.flag("delta_after_stop")
+        return block
+
+    def _just_opened(self, index: int | None, growth: Growth | None) -> Block | None:
+        """The newest block under another number, if it has nothing yet and can be the one that is meant.
+
+        Anthropic has opened the block after a server tool's result under the number of that result, and grown and
+        stopped it under its own.
+        """
+        block = self._last
+        if block is None or index is None or not block.opened or block.stopped or block.grown:
+            return None
+        if growth is not None and not _fits(block, growth):
+            return None
+        if self._newest is not None:
+            self._newest.pop(block.index, None)
+            self._newest[index] = block
+        block.index = index
         return block
 
     def _beside(self, block: Block, growth: Growth) -> Block | None:
@@ -559,6 +586,8 @@ class AnthropicMessages(Fold):
 
     def _grow(self, block: Block, key: str, value: Any, growth: Growth) -> int:
         if value is None:
+            if growth.block == "compaction":
+                block.keep(key, None)  # a compaction that failed has no summary, and says so
             return 0
         if key == "citation":
             block.cite(value)
@@ -581,6 +610,8 @@ class AnthropicMessages(Fold):
         block = self._block_at(index) if index is not None else self._last
         if block is None:
             self.flag("missing_block_start")
+            block = self._just_opened(index, None)
+        if block is None:
             return CHUNK
         block.stopped = True
         if (fault := block.fault()) is not None:
@@ -591,7 +622,8 @@ class AnthropicMessages(Fold):
 
     def _add_derived(self, event: JSON) -> int:
         """An event that an SDK derives from the raw one it follows; it says nothing new."""
-        return 0 if "snapshot" in event or event.get("type") == "signature" else self.keep_unknown(event)
+        whole = "snapshot" in event or event.get("type") in ("signature", "compaction")
+        return 0 if whole else self.keep_unknown(event)
 
     def _add_error(self, event: JSON) -> int:
         self.error = error_details(error_of(event, "error"))
@@ -698,7 +730,9 @@ HANDLERS: Final[dict[str, Callable[[AnthropicMessages, JSON], int]]] = {
     "error": AnthropicMessages._add_error,
     "message": AnthropicMessages._whole_message,
     "completion": AnthropicMessages._add_completion,
-    **dict.fromkeys(("text", "thinking", "signature", "citation", "input_json"), AnthropicMessages._add_derived),
+    **dict.fromkeys(
+        ("text", "thinking", "signature", "citation", "input_json", "compaction"), AnthropicMessages._add_derived
+    ),
 }
 
 OURS: Final = frozenset(kind for kind in HANDLERS if kind.startswith(("message_", "content_block_")))
@@ -717,6 +751,17 @@ def _misfits(block: Block, growth: Growth) -> bool:
     if block.type == growth.block or not growth.fields or growth.fields[0] not in PROSE:
         return False
     return isinstance(block.type, str) and growth.fields[0] not in block.fields
+
+
+def _fits(block: Block, growth: Growth) -> bool:
+    """Whether a block is of the type whose deltas these are; every kind of call has the same."""
+    return block.type == growth.block or (growth.block == "tool_use" and _is_call(block.fields))
+
+
+def _is_call(fields: JSON) -> bool:
+    """Whether a block is a call, whoever runs it: each has an `input`."""
+    kind = fields.get("type")
+    return isinstance(kind, str) and kind.endswith("tool_use")
 
 
 def _index(event: JSON) -> int | None:

@@ -29,7 +29,7 @@ from streamfold.wire.openai_message import tool_call
 from streamfold.wire.packed import Packed, pack, unpack
 from streamfold.wire.pings import is_ping
 from streamfold.wire.repeat import cut
-from streamfold.wire.responses_items import Item, Items, Leaf, PartList, brings, place_of, reconciled
+from streamfold.wire.responses_items import Item, Items, Leaf, PartList, as_item, brings, place_of, reconciled
 from streamfold.wire.usage import openai_usage
 
 __all__ = ["OpenAIResponses"]
@@ -105,7 +105,10 @@ _is_progress = re.compile(
 NOT_OF_THE_RESPONSE: Final = ("codex.", "responsesapi.")
 """Beginnings of the types of events about the account or the connection (OpenAI's own clients get them)."""
 
-NAMES_OF_A_STATUS: Final = frozenset({"type", "item_id", "output_index", "sequence_number", "event_id", "response_id"})
+NAMES_OF_AN_EVENT: Final = frozenset({"type", "sequence_number", "event_id", "stream_id", "agent"})
+"""Fields that say which event it is, and whose: of which lane of a WebSocket, of which of several agents."""
+
+NAMES_OF_A_STATUS: Final = NAMES_OF_AN_EVENT | {"item_id", "output_index", "response_id"}
 """Fields of an event that says no more than how far a tool has come."""
 
 ENDS: Final[dict[str, str | None]] = {
@@ -137,9 +140,7 @@ AWAITS_CALLER: Final = "requires_action"
 WHOLE: Final = "response"
 """Stands for the type of a body that is a whole unstreamed response and has none."""
 
-BESIDE_THE_RESPONSE: Final = frozenset(
-    {"type", "response", "sequence_number", "obfuscation", "error", "event_id", "prompt_progress"}
-)
+BESIDE_THE_RESPONSE: Final = NAMES_OF_AN_EVENT | {"response", "obfuscation", "error", "prompt_progress"}
 """Fields of a lifecycle event that are no part of the response."""
 
 MAX_MISSING_NUMBERS: Final = 4096
@@ -212,7 +213,8 @@ class OpenAIResponses(Fold):
         if self.full:
             return CHUNK | leaf.flags if delta else CHUNK
         get = event.get
-        names = (get("item_id"), get("output_index"), get(leaf.index_field) if leaf.index_field else None)
+        item_id = get("item_id") or get("call_id")
+        names = (item_id, get("output_index"), get(leaf.index_field) if leaf.index_field else None)
         found = self._open
         if found is not None and found[0] is leaf and found[1] == names:
             item, cell = found[2], found[3]
@@ -243,7 +245,7 @@ class OpenAIResponses(Fold):
             if whole is not None:
                 self.flag("unexpected_shape")
             return 0
-        item = self._open_item(event, leaf.item)
+        item = self._open_item(event, leaf.item, ends=True)
         if item is None:
             return 0
         if leaf.item == "function_call" and "name" not in item.tree and _text(event.get("name")) is not None:
@@ -272,7 +274,8 @@ class OpenAIResponses(Fold):
 
     def _add_logprobs(self, item: Item, event: JSON, logprobs: Any, *, whole: bool) -> None:
         if isinstance(logprobs, list):
-            item.add_logprobs(place_of(event, "content_index"), logprobs, whole=whole)
+            index = item.content_index(place_of(event, "content_index"), _TEXT.part)
+            item.add_logprobs(index, logprobs, whole=whole)
         else:
             self.flag("unexpected_shape")
 
@@ -297,6 +300,7 @@ class OpenAIResponses(Fold):
             return 0
         if self.full:
             return 0
+        snapshot = as_item(snapshot)
         item = self._items.finished(event, snapshot)
         if item.settle_all(snapshot):
             self.flag("done_differs_from_deltas")
@@ -312,6 +316,8 @@ class OpenAIResponses(Fold):
 
     def _add_part(self, event: JSON, kind: str) -> int:
         parts, part = self._part_in(event, kind.removesuffix(".added"))
+        if parts.item == "message" and part is not None and not part.get("text") and self._is_of("reasoning", event):
+            return 0  # vLLM announces the text of reasoning as if it were that of a message
         item = self._open_item(event, parts.item) if part is not None else None
         if item is not None and part is not None:
             item.add_part(parts, place_of(event, parts.index_field), part, replay=self._replay)
@@ -319,12 +325,19 @@ class OpenAIResponses(Fold):
 
     def _end_part(self, event: JSON, kind: str) -> int:
         parts, part = self._part_in(event, kind.removesuffix(".done"))
-        item = self._open_item(event, parts.item) if part is not None else None
+        if parts.item == "reasoning" and part is not None and "text" not in part and self._is_of("message", event):
+            return 0  # LiteLLM ends the text of a message with its reasoning, which an item of its own has told
+        item = self._open_item(event, parts.item, ends=True) if part is not None else None
         if item is None or part is None:
             return 0
         if item.settle_part(parts, place_of(event, parts.index_field), part):
             self.flag("done_differs_from_deltas")
         return 0
+
+    def _is_of(self, kind: str, event: JSON) -> bool:
+        """Whether the id in an event is that of an item of this type."""
+        item = self._items.found(event)
+        return item is not None and item.tree.get("type") == kind and item.id == event.get("item_id")
 
     def _part_in(self, event: JSON, family: str) -> tuple[PartList, JSON | None]:
         parts, part = PARTS[family], event.get("part")
@@ -401,11 +414,11 @@ class OpenAIResponses(Fold):
         item.brought |= VISIBLE
         return VISIBLE
 
-    def _open_item(self, event: JSON, kind: str) -> Item | None:
+    def _open_item(self, event: JSON, kind: str, *, ends: bool = False) -> Item | None:
         """The item that an event adds to, or None if nothing may be added to it."""
         if self.full:
             return None
-        item = self._items.of(event, kind)
+        item = self._items.of(event, kind, ends=ends)
         return None if item.done else item
 
     def _pass(self, event: JSON, kind: str) -> int:

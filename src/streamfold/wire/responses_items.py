@@ -32,7 +32,7 @@ from streamfold.growth import Base64, ByIndex, Extend, Text, index_of
 from streamfold.types import JSON
 from streamfold.wire.fold import CONTENT, OUTPUT
 
-__all__ = ["Item", "Items", "Leaf", "PartList", "brings", "place_of", "reconciled"]
+__all__ = ["Item", "Items", "Leaf", "PartList", "as_item", "brings", "place_of", "reconciled"]
 
 
 class Branch(dict[str, Any]):
@@ -135,7 +135,7 @@ class PartList(NamedTuple):
 class Item:
     """One output item."""
 
-    __slots__ = ("_closed", "brought", "done", "id", "index", "introduced", "tree")
+    __slots__ = ("_closed", "_counted", "brought", "done", "id", "index", "introduced", "tree")
 
     def __init__(self, index: int | None, identity: str | None, tree: Branch, *, introduced: bool) -> None:
         self.index = index
@@ -147,6 +147,13 @@ class Item:
         self.brought = 0
         """What the item has put out so far, as flags of `add_event`."""
         self._closed: set[tuple[str, int | None, str | None]] | None = None
+        self._counted: tuple[int, int] | None = None
+        """A part of the content, and the newest number that has stood for it; see `content_index`."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether nothing of it has ended."""
+        return not self.done and self._closed is None
 
     def value(self) -> JSON:
         """The item so far."""
@@ -156,7 +163,7 @@ class Item:
         """Begins again: the stream is being replayed from here."""
         self.tree = Branch(snapshot)
         self.done = False
-        self._closed = None
+        self._closed = self._counted = None
 
     def introduce(self, snapshot: JSON) -> None:
         """Takes the snapshot of `added`, under what has grown already."""
@@ -165,11 +172,12 @@ class Item:
 
     def cell(self, leaf: Leaf, event: Mapping[str, Any]) -> Text | None:
         """Where the string of a leaf grows, or None if all of it has been said already."""
-        parent, key = self._place(leaf, event)
+        index = self._index(leaf, event)
+        parent, key = self._place(leaf, index)
         found = parent.get(key)
         if type(found) is Text:
             return found
-        if self.done or self._is_closed(leaf, event):
+        if self.done or self._is_closed(leaf.steps[0], index, leaf.steps[-1]):
             return None
         cell = Text()
         if isinstance(found, str):
@@ -179,16 +187,18 @@ class Item:
 
     def settle(self, leaf: Leaf, event: Mapping[str, Any], whole: str) -> tuple[bool, bool]:
         """Takes the whole string of a leaf. Returns whether it is news, and whether it contradicts the deltas."""
-        parent, key = self._place(leaf, event)
+        index = self._index(leaf, event)
+        parent, key = self._place(leaf, index)
         built = _plain(parent.get(key))
         if not whole and built:
             return False, True
         parent[key] = whole
-        self._close(leaf.steps[0], place_of(event, leaf.index_field) if leaf.index_field else None, leaf.steps[-1])
+        self._close(leaf.steps[0], index, leaf.steps[-1])
         return not built, bool(built) and built != whole
 
     def add_part(self, parts: PartList, index: int, part: JSON, *, replay: bool) -> None:
         """Takes the snapshot of a part."""
+        self._counted = None
         slots = _slots(self.tree, parts.key)
         if index not in slots or replay:
             slots[index] = Branch(_slim(part))
@@ -198,6 +208,8 @@ class Item:
     def settle_part(self, parts: PartList, index: int, part: JSON) -> bool:
         """Takes a whole part. Returns whether it contradicts what the deltas built."""
         slots = _slots(self.tree, parts.key)
+        if parts.key == "content" and self._counted is not None and index not in slots:
+            index = self.content_index(index, part.get("type"))
         built = _plain(slots.get(index))
         if not isinstance(built, dict):
             built = {}
@@ -287,27 +299,50 @@ class Item:
             part["type"] = kind
         return part
 
-    def _place(self, leaf: Leaf, event: Mapping[str, Any]) -> tuple[Branch | Slots, Any]:
+    def content_index(self, index: int, kind: str | None) -> int:
+        """Which part of the content a number stands for. `kind` is the type of the part that an event is about.
+
+        Some servers (vLLM) count on with every delta, and with the ends, of a single part. A part is announced before
+        it grows, and the one before it has ended; a number of which neither is true goes on with the part before.
+        """
+        slots = self.tree.get("content")
+        if type(slots) is not Slots or index in slots:
+            return index
+        place, newest = self._counted or (index - 1, index - 1)
+        part = slots.get(place)
+        if index not in (newest, newest + 1) or type(part) is not Branch or part.get("type") != kind:
+            return index
+        if self._counted is None and self._is_closed("content", place, "refusal" if kind == "refusal" else "text"):
+            return index
+        self._counted = place, index
+        return place
+
+    def _index(self, leaf: Leaf, event: Mapping[str, Any]) -> int | None:
+        """The number in an event of a leaf, if the way to the leaf has one."""
+        if leaf.index_field is None:
+            return None
+        index = place_of(event, leaf.index_field)
+        return self.content_index(index, leaf.part) if leaf.index_field == "content_index" else index
+
+    def _place(self, leaf: Leaf, index: int | None) -> tuple[Branch | Slots, Any]:
         """The object or list that holds the string of a leaf, and the string's key in it."""
         node: Any = self.tree
         for step, is_index, lead in leaf.way:
-            node = lead(node, place_of(event, step) if is_index else step)
+            node = lead(node, index if is_index else step)
         if leaf.part is not None and "type" not in node:
             node["type"] = leaf.part
         last = leaf.steps[-1]
-        return node, place_of(event, last) if last.endswith("_index") else last
+        return node, index if last.endswith("_index") else last
 
     def _close(self, key: str, index: int | None, last: str | None) -> None:
         if self._closed is None:
             self._closed = set()
         self._closed.add((key, index, last))
 
-    def _is_closed(self, leaf: Leaf, event: Mapping[str, Any]) -> bool:
+    def _is_closed(self, key: str, index: int | None, last: str) -> bool:
         if self._closed is None:
             return False
-        key, field = leaf.steps[0], leaf.index_field
-        index = place_of(event, field) if field else None
-        return (key, index, leaf.steps[-1]) in self._closed or (key, index, None) in self._closed
+        return (key, index, last) in self._closed or (key, index, None) in self._closed
 
 
 def _is_husk(snapshot: JSON, of: JSON) -> bool:
@@ -368,14 +403,29 @@ class Items:
             flags |= item.brought
         return flags
 
-    def of(self, event: Mapping[str, Any], kind: str) -> Item:
-        """The item that an event speaks of; one of this type is made if the stream never introduced it."""
+    def of(self, event: Mapping[str, Any], kind: str, *, ends: bool = False) -> Item:
+        """The item that an event speaks of; one of this type is made if the stream never introduced it.
+
+        `ends`: the event tells all of something, as the last ones of an item do.
+        """
         index, identity = index_of(event.get("output_index")), _id(event.get("item_id"))
+        call = _id(event.get("call_id")) if index is None and identity is None else None
+        if call is not None:
+            return self._of_call(call, kind)
         item = self._known(index, identity, kind)
+        if item is None:
+            item = (self._open(index, identity, kind) if ends else None) or self._announced(index, identity, kind)
         if item is not None:
             return item if not _is_apart(item, kind) else self._beside(item, kind)
         tree = Branch(type=kind) if identity is None else Branch(id=identity, type=kind)
         return self._new(Item(index, identity, tree, introduced=False))
+
+    def _of_call(self, call: str, kind: str) -> Item:
+        """The item that only the id of a call names, as some gateways have it on the events of a call."""
+        for item in reversed(self._order):
+            if item.tree.get("type") == kind and item.tree.get("call_id") in (call, None):
+                return item
+        return self._new(Item(None, None, Branch(type=kind, call_id=call), introduced=False))
 
     def found(self, event: Mapping[str, Any]) -> Item | None:
         """The item that an event speaks of, if it is known."""
@@ -385,6 +435,8 @@ class Items:
         """Takes a new item. Returns it, and whether it had been introduced before."""
         index, identity = index_of(event.get("output_index")), _id(snapshot.get("id"))
         item = self._of_snapshot(index, identity, snapshot)
+        if item is not None and item.done and not replay and _is_apart(item, snapshot.get("type")):
+            item = None  # a message that takes over the names of its reasoning (vLLM)
         if item is not None and not item.introduced and _is_apart(item, snapshot.get("type")):
             self._name(_aside(item, item.tree["type"]), item)
             item = None
@@ -407,7 +459,7 @@ class Items:
     def finished(self, event: Mapping[str, Any], snapshot: JSON) -> Item:
         """The item that a `done` event tells all of."""
         index, identity = index_of(event.get("output_index")), _id(snapshot.get("id"))
-        item = self._of_snapshot(index, identity, snapshot)
+        item = self._of_snapshot(index, identity, snapshot) or self._open(index, identity, snapshot.get("type"))
         is_same = item is not None and identity is not None and identity == item.id
         if item is not None and not item.done and not is_same and _is_apart(item, snapshot.get("type")):
             item = self._beside(item, snapshot["type"])
@@ -436,6 +488,36 @@ class Items:
         if index is None and identity is None and (name := _name_of_call(snapshot)) is not None:
             item = self._named(name)
         return item or self._known(index, identity, snapshot.get("type"))
+
+    def _open(self, index: int | None, identity: str | None, kind: Any) -> Item | None:
+        """The unfinished item of this type that an event ends under the index of the next one (vLLM).
+
+        It is told by its id. Where there are no ids (TensorRT-LLM) it is the one before, if nothing of it has ended.
+        """
+        if identity is not None:
+            item = self._named(identity)
+            return item if item is not None and not item.done and item.tree.get("type") == kind else None
+        item = self._named(index - 1) if index is not None else None
+        if index is None or item is None or item.id is not None or item.tree.get("type") != kind:
+            return None
+        if not item.introduced or not item.grows:
+            return None
+        self._name(index, item)
+        return item
+
+    def _announced(self, index: int | None, identity: str | None, kind: str) -> Item | None:
+        """The newest message, if it was announced under the index before and has nothing: it is what comes now (vLLM).
+
+        From now on it has the names that its events have.
+        """
+        item = self._order[-1] if self._order else None
+        if item is None or kind != "message" or item.tree.get("type") != kind or item.done or not item.introduced:
+            return None
+        if index is None or item.index != index - 1 or item.tree.get("content"):
+            return None
+        item.index, item.id = index, identity or item.id
+        self._register(item)
+        return item
 
     def _at_index(self, newest: Item, index: int, identity: str | None) -> Item | None:
         """The item at an index whose newest item has another id: an older one, or the newest under a new id."""
@@ -498,6 +580,17 @@ class Items:
             self._found = dict(zip(self._few[::2], self._few[1::2], strict=True))
             self._few = ()
         self._found[name] = item
+
+
+def as_item(snapshot: JSON) -> JSON:
+    """A finished item without what belongs to its event. vLLM wrote both into one object, with the id as `item_id`."""
+    if "id" in snapshot or _id(snapshot.get("item_id")) is None:
+        return snapshot
+    item = {key: value for key, value in snapshot.items() if key not in NAMES_IN_AN_EVENT}
+    return {**item, "id": snapshot["item_id"]}
+
+
+NAMES_IN_AN_EVENT: Final = frozenset({"item_id", "output_index", "sequence_number"})
 
 
 def _id(identity: Any) -> str | None:
@@ -626,19 +719,20 @@ def reconciled(final: list[Any], built: list[JSON]) -> tuple[list[Any], bool]:
     """The output of the final response, completed by the items that the stream told of.
 
     The final list decides what the items are and how they are ordered. An item that it leaves out is put after the
-    one it followed in the stream. Returns the output, and whether both told the same.
+    one it followed in the stream, unless there is nothing in it. Returns the output, and whether both told the same.
     """
     if final == built:  # as nearly all are
         return list(final), True
     partners = _partners(final, built)
-    same = len(final) == len(built) == len(partners)
+    same = len(final) == len(partners)
     places = {partner: place for place, partner in partners.items()}
     left_out: dict[int, list[JSON]] = {}  # by place in the final list that they follow
     follows = -1
     for partner, item in enumerate(built):
         if partner in places:
             follows = max(follows, places[partner])
-        else:
+        elif not _is_blank(item):
+            same = False
             left_out.setdefault(follows, []).append(item)
     out: list[Any] = [*left_out.get(-1, ())]
     for place, item in enumerate(final):
@@ -649,6 +743,18 @@ def reconciled(final: list[Any], built: list[JSON]) -> tuple[list[Any], bool]:
         out.append(item)
         out.extend(left_out.get(place, ()))
     return out, same
+
+
+def _is_blank(item: JSON) -> bool:
+    """Whether an item is a message without a word. LiteLLM ends one in every stream, and leaves it out of the end."""
+    content = item.get("content")
+    if item.get("type") != "message" or not (_says_nothing(content) or isinstance(content, list)):
+        return False
+    return all(isinstance(part, dict) and all(map(_is_silent, part.items())) for part in content or ())
+
+
+def _is_silent(field: tuple[str, Any]) -> bool:
+    return field[0] == "type" or _says_nothing(field[1])
 
 
 def _partners(final: list[Any], built: list[JSON]) -> dict[int, int]:
