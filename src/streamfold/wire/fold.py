@@ -42,6 +42,9 @@ UNKNOWN_EVENTS: Final = 64
 SAMPLE: Final = 200
 """Characters of a malformed frame that a strict stream quotes."""
 
+DONE_MARKER: Final = b"[DONE]"
+"""The payload that ends a stream of OpenAI's chat API, and of many servers that speak it."""
+
 _decode = msgspec.json.Decoder().decode
 
 
@@ -228,6 +231,8 @@ class Fold(ABC):
     def add(self, payload: bytes, name: str | None = None) -> int:
         """Folds one frame the complete way."""
         self._settle()
+        if payload == DONE_MARKER:  # known to be no JSON; two decoders need not find out
+            return self._undecodable(payload, name, ValueError("an end marker"))
         try:
             event = decode(payload)
         except (ValueError, RecursionError) as error:
@@ -276,7 +281,7 @@ class Fold(ABC):
 
     def _undecodable(self, payload: bytes, name: str | None, error: Exception) -> int:
         text = payload.strip()
-        if text == b"[DONE]":
+        if text == DONE_MARKER:
             self.ended = True
             return 0
         if not text:
