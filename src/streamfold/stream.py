@@ -405,7 +405,7 @@ class StreamAccumulator:
                 self._late += len(payloads)
                 return
             self._bytes += sum(map(len, payloads))
-            self._add_frames(list(payloads), names, self._clock())
+            self._add_frames(list(payloads), names, self._clock())  # native code takes nothing else
             self._watch_size()
 
     def note_cache(self, cache_debug: CacheDebug) -> None:

@@ -342,30 +342,6 @@ class NoisySplit(Split):
 
     def _body(self, body: bytes, place: int) -> bytes | None:
         text = None
-        start = 0
-        between = self._between
-        for at, kind in enumerate(self._kinds):
-            if at < len(between):
-                literal = between[at]
-                # Searching one byte is several times quicker than searching the literal that begins with it.
-                end = body.find(literal[0], start)
-                hole = body[start:end]
-                start = end + len(literal)
-                if body[end:start] != literal:
-                    return self._body_searched(body, place)
-            else:
-                hole = body[start:]
-            if kind == TEXT:
-                text = utf8(hole)
-                if text is None:
-                    return None
-            elif not self._means_nothing(kind, hole, place):
-                return None
-        return text
-
-    def _body_searched(self, body: bytes, place: int) -> bytes | None:
-        """The same for a body in whose text a literal seems to begin (an escaped quote)."""
-        text = None
         for at, kind in enumerate(self._kinds):
             hole, found, rest = body.partition(self._between[at]) if at < len(self._between) else (body, b"", b"")
             if not found and at < len(self._between):
@@ -431,6 +407,7 @@ def _shape(kinds: tuple[int, ...], lengths: tuple[int, ...]) -> Shape:
 
 
 def has_line_end(literal: bytes) -> bool:
+    """Whether what stands between holes has a line end, which on the wire would end the `data` line."""
     return LF in literal or CR in literal
 
 
